@@ -1,0 +1,62 @@
+#!lua flags=allow-oom
+-- Declare a unit: make its cursor where there is none, and see that it goes on with one recipe at a time.
+-- Keeps: a cursor is made once; a recipe that has been replaced never comes back by itself.
+-- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
+-- ARGV  1 unit name  2 kind  3 start: oldest | end  4 recipe hash  5 recipe  6 group
+-- Answers  {OK | OLDER, cursor hash as flat list}
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+end
+
+local function stream_facts()
+  local facts = { ['entries-added'] = 0, ['length'] = 0, ['last-generated-id'] = '0-0' }
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    local raw = redis.call('XINFO', 'STREAM', KEYS[1])
+    for i = 1, #raw, 2 do
+      facts[raw[i]] = raw[i + 1]
+    end
+  end
+  return facts
+end
+
+local function start_at(facts)
+  if ARGV[3] == 'end' then
+    local appended = redis.call('HGET', KEYS[5], 'appended') or '0'
+    return facts['last-generated-id'], appended, facts['entries-added'], now_ms()
+  end
+  local trimmed = redis.call('HGET', KEYS[5], 'trimmed') or '0'
+  local since = '0'
+  if trimmed ~= '0' then
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+    since = oldest[1] and string.match(oldest[1][1], '^%d+') or now_ms()
+  end
+  return '0-0', trimmed, facts['entries-added'] - facts['length'], since
+end
+
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  local id, base, entries, since = start_at(stream_facts())
+  redis.call('HSET', KEYS[2], 'id', id, 'index', '0', 'done', id, 'base', base, 'entries', entries, 'since', since,
+    'declared', now_ms(), 'at', now_ms(), 'recipe', ARGV[4], 'committed', '0', 'known', '0', 'foreign', '0',
+    'dead', '0', 'skipped', '0', 'expired', '0')
+  redis.call('RPUSH', KEYS[3], id .. ':0 ' .. ARGV[4] .. ' ' .. ARGV[5])
+  redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[6], id, 'MKSTREAM', 'ENTRIESREAD', entries)
+end
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
+
+local answer = 'OK'
+local current = redis.call('HGET', KEYS[2], 'recipe')
+if current ~= ARGV[4] then
+  for _, row in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
+    if string.match(row, '^%S+ (%S+) ') == ARGV[4] then
+      answer = 'OLDER'
+    end
+  end
+  if answer == 'OK' then
+    local at = redis.call('HMGET', KEYS[2], 'id', 'index')
+    redis.call('RPUSH', KEYS[3], at[1] .. ':' .. at[2] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
+    redis.call('HSET', KEYS[2], 'recipe', ARGV[4])
+  end
+end
+return { answer, redis.call('HGETALL', KEYS[2]) }

@@ -1,0 +1,244 @@
+"""Frames: up to 500 events of one producer for one partition, as one stream entry.
+
+Keeps:
+- Bytes that were once published decode for ever; unknown fields are passed over.
+- A frame is expanded only if it says how large it is and that is within the limit.
+- One bad event costs that event: the others of its frame keep their index, and therefore their identity
+  (producer, partition, sequence).
+
+An entry's fields (`docs/wire.md`): `p` producer, `s` first sequence, `n` events, `l` events known lost before them,
+`c` codec, `b` body. A body is a map: `v` schema version, `resource`, `origin`, `events`. An entry without `p` is
+foreign: a bare XADD, which no fence vouches for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+import zstandard
+from msgspec import Struct
+
+from pipeline import limits
+from pipeline.errors import WireError
+from pipeline.events import Event, Origin, Resource, convert_event
+
+SCHEMA_VERSION: Final = 1
+Codec: TypeAlias = Literal["mz", "json"]
+"""`mz` is msgpack in one zstd frame, `json` is for people and other languages; both hold the same map."""
+
+_ZSTD_LEVEL: Final = 1
+"""76 bytes an event at level 1, 0.6 us to compress one; higher levels cost more than they save at this frame size."""
+
+
+class Body(Struct, frozen=True):
+    """What a frame's body holds when every event of it is well-formed."""
+
+    events: list[Event]
+    v: int = SCHEMA_VERSION
+    resource: Resource = Resource()
+    origin: Origin = "live"
+
+
+class _LooseBody(Struct, frozen=True):
+    """The same map with its events unread: the way to the good ones beside a bad one."""
+
+    events: list[msgspec.Raw]
+    v: int = SCHEMA_VERSION
+    resource: Resource = Resource()
+    origin: Origin = "live"
+
+
+class BadEvent(Struct, frozen=True):
+    """An event that cannot be read: why, and its bytes as the codec has them."""
+
+    index: int
+    code: str
+    reason: str
+    raw: bytes
+
+
+class Entry(Struct, frozen=True):
+    """One stream entry, its body unread.
+
+    `producer` is empty for a foreign entry; then `first_seq` is 0, and an entry that names no `count` stands for 1.
+    """
+
+    entry_id: str
+    producer: str
+    first_seq: int
+    count: int
+    codec: str
+    body: bytes
+
+    @property
+    def foreign(self) -> bool:
+        """Whether no fence vouches for this entry."""
+        return not self.producer
+
+
+class Frame(Struct, frozen=True):
+    """A decoded frame: `events[i]` has sequence `first_seq + i`, and is None where `bad` says why."""
+
+    entry_id: str
+    producer: str
+    first_seq: int
+    resource: Resource
+    origin: Origin
+    events: Sequence[Event | None]
+    bad: Mapping[int, BadEvent] = {}
+
+    @property
+    def count(self) -> int:
+        """Events of the frame, bad ones included."""
+        return len(self.events)
+
+
+class FrameEncoder:
+    """Turns events into frame bodies; one a thread, for its compressor must not be shared."""
+
+    def __init__(self, resource: Resource, *, origin: Origin = "live", codec: Codec = "mz") -> None:
+        self.codec: Codec = codec
+        self._resource = resource
+        self._origin: Origin = origin
+        self._msgpack = msgspec.msgpack.Encoder()
+        self._zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+
+    def encode(self, events: list[Event]) -> bytes:
+        """Encode one frame's body.
+
+        Raises:
+            TypeError: An event holds something that no codec can write.
+            UnicodeEncodeError: A string holds a lone surrogate.
+        """
+        body = Body(events, SCHEMA_VERSION, self._resource, self._origin)
+        if self.codec == "json":
+            return msgspec.json.encode(body)
+        return self._zstd.compress(self._msgpack.encode(body))
+
+
+class FrameDecoder:
+    """Turns entries into frames; one a thread, for its decompressor must not be shared."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor()
+        self._fast = {"mz": msgspec.msgpack.Decoder(Body).decode, "json": msgspec.json.Decoder(Body).decode}
+        self._loose = {
+            "mz": msgspec.msgpack.Decoder(_LooseBody).decode,
+            "json": msgspec.json.Decoder(_LooseBody).decode,
+        }
+
+    def decode(self, entry: Entry) -> Frame:
+        """Decode an entry.
+
+        Raises:
+            WireError: The entry as a whole cannot be read; `code` says in one word why.
+        """
+        plain = self._expand(entry)
+        try:
+            body = self._fast[entry.codec](plain)
+            events: Sequence[Event | None] = body.events
+            bad: dict[int, BadEvent] = {}
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = self._loosely(entry, plain)
+            events, bad = _each(body.events, entry.codec)
+        _check_count(entry, len(events))
+        return Frame(entry.entry_id, entry.producer, entry.first_seq, body.resource, body.origin, events, bad)
+
+    def _expand(self, entry: Entry) -> bytes:
+        if len(entry.body) > limits.MAX_BODY_BYTES:
+            raise WireError(
+                f"the body has {len(entry.body)} bytes, more than {limits.MAX_BODY_BYTES}", code="too_large"
+            )
+        match entry.codec:
+            case "json":
+                return entry.body
+            case "mz":
+                return self._decompress(entry.body)
+            case other:
+                raise WireError(f"unknown codec {other!r}: this worker knows mz and json", code="unknown_codec")
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            size = zstandard.frame_content_size(data)
+        except zstandard.ZstdError as error:
+            raise WireError(f"the body is no zstd frame: {error}", code="bad_compression") from error
+        if size < 0:
+            raise WireError("the zstd frame does not say its size", code="bad_compression")
+        if size > limits.MAX_EXPANDED_BYTES:
+            raise WireError(f"the body expands to {size} bytes, above {limits.MAX_EXPANDED_BYTES}", code="too_large")
+        try:
+            return self._zstd.decompress(data)
+        except zstandard.ZstdError as error:
+            raise WireError(f"the body does not expand: {error}", code="bad_compression") from error
+
+    def _loosely(self, entry: Entry, plain: bytes) -> _LooseBody:
+        try:
+            return self._loose[entry.codec](plain)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise WireError(f"the body is no frame: {error}", code="bad_frame") from error
+
+
+def parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
+    """Read the fields of a stream entry.
+
+    Raises:
+        WireError: There is no body, or a number is none.
+    """
+    body = fields.get(b"b")
+    if body is None:
+        raise WireError("the entry has no field b (the body)", code="no_body")
+    producer = fields.get(b"p", b"").decode("ascii", "replace")
+    first = _number(fields, b"s", 0)
+    count = _number(fields, b"n", 1)
+    codec = fields.get(b"c", b"json").decode("ascii", "replace")
+    return Entry(entry_id, producer, first, count, codec, body)
+
+
+def entry_count(fields: Mapping[bytes, bytes]) -> int:
+    """Return how many events an entry stands for in the accounting, however broken its body is.
+
+    The append script wrote `n` of a fenced entry; a foreign one that says nothing sensible stands for one event.
+    """
+    try:
+        return _number(fields, b"n", 1)
+    except WireError:
+        return 1
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes, missing: int) -> int:
+    text = fields.get(name)
+    if text is None:
+        return missing
+    if not text.isdigit() or len(text) > len(str(limits.MAX_SEQUENCE)):
+        raise WireError(f"field {name.decode()} is not a sequence number: {text[:40]!r}", code="bad_number")
+    return int(text)
+
+
+def _check_count(entry: Entry, found: int) -> None:
+    if found == 0:
+        raise WireError("the frame holds no event", code="empty")
+    if found > limits.MAX_FRAME_EVENTS:
+        raise WireError(f"the frame holds {found} events, more than {limits.MAX_FRAME_EVENTS}", code="too_large")
+    if found != entry.count:
+        raise WireError(f"the entry says {entry.count} events, the body holds {found}", code="count_mismatch")
+
+
+def _each(raws: list[msgspec.Raw], codec: str) -> tuple[list[Event | None], dict[int, BadEvent]]:
+    read = msgspec.msgpack.decode if codec == "mz" else msgspec.json.decode
+    events: list[Event | None] = []
+    bad: dict[int, BadEvent] = {}
+    for index, raw in enumerate(raws):
+        data = bytes(raw)
+        try:
+            events.append(convert_event(read(data)))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            events.append(None)
+            bad[index] = BadEvent(index, _code_of(error), str(error), data)
+    return events, bad
+
+
+def _code_of(error: Exception) -> str:
+    text = str(error)
+    if "Invalid value" in text and "$.event" in text:
+        return "unknown_kind"
+    return "out_of_limits" if "Expected `int`" in text and ("<=" in text or ">=" in text) else "bad_event"
