@@ -1,1 +1,1 @@
-"""."""
+"""Whatever puts events in: the application's telemetry, its frameworks, files."""

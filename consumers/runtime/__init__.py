@@ -1,1 +1,1 @@
-"""."""
+"""The runtime: read, fold, commit, lease, housekeep. It knows no handler by name."""
