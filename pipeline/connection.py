@@ -219,6 +219,14 @@ class AsyncServer:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
 
+    async def all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands in one write and return their replies.
+
+        Raises:
+            SidestreamError: The first error among the answers; see `Server.call`.
+        """
+        return [_raised(reply) for reply in await self.batch(commands)] if commands else []
+
     @staticmethod
     async def _read(connection: Any) -> Reply | SidestreamError:
         try:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, cast
 from msgspec import Struct
 
 from pipeline.connection import Arg, AsyncServer, Command, Reply
-from pipeline.errors import RefusedError, WireError
+from pipeline.errors import RefusedError
 from pipeline.keys import PartitionKeys
 from pipeline.scripting import script
 from pipeline.wire import Entry, entry_count, parse_entry
@@ -130,15 +130,13 @@ async def read_after(
     return parse_entries(await server.call("XRANGE", keys.stream(), start, "+", "COUNT", most))
 
 
-__all__ = [
-    "FENCE_TTL_MS",
-    "AppendAnswer",
-    "Appended",
-    "SealedFrame",
-    "StoredEntry",
-    "WireError",
-    "append_command",
-    "parse_appended",
-    "parse_entries",
-    "read_after",
-]
+async def wait_after(
+    server: AsyncServer, keys: PartitionKeys, after_id: str, *, block_ms: int, most: int
+) -> list[StoredEntry]:
+    """Read up to `most` entries after `after_id`, waiting up to `block_ms` for the first; `block_ms` must be positive.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    reply = await server.call("XREAD", "COUNT", most, "BLOCK", block_ms, "STREAMS", keys.stream(), after_id)
+    return parse_entries(reply[0][1]) if reply else []

@@ -200,7 +200,7 @@ def entry_count(fields: Mapping[bytes, bytes]) -> int:
     The append script wrote `n` of a fenced entry; a foreign one that says nothing sensible stands for one event.
     """
     try:
-        return _number(fields, b"n", 1)
+        return max(1, _number(fields, b"n", 1))
     except WireError:
         return 1
 

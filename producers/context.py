@@ -1,6 +1,8 @@
 """Who an event is about: session, user, tenant, tags and state, carried by a context variable.
 
-Keeps: a context never changes; entering a narrower one builds a new one, so a task that was started inside keeps its own.
+Keeps:
+- Of a context only `state` ever changes: whoever shares it (every task started inside it) sees the session move on.
+- Entering a narrower context builds a new one, so a task that was started outside keeps its own.
 """
 
 from contextvars import ContextVar, Token
@@ -8,14 +10,18 @@ from contextvars import ContextVar, Token
 from msgspec import Struct
 
 
-class Context(Struct, frozen=True, gc=False):
-    """What every event of the running task is tagged with; empty strings mean "not said"."""
+class Context(Struct, gc=False):
+    """What every event of the running task is tagged with; empty strings mean "not said".
+
+    `outer` is the context this one was entered in, if it is of the same session: both hear of a transition.
+    """
 
     session: str = ""
     user: str = ""
     tenant: str = ""
     state: str = ""
     tags: tuple[str, ...] = ()
+    outer: "Context | None" = None
 
 
 class RunContext(Struct, frozen=True, gc=False):
@@ -51,3 +57,24 @@ def leave_context(token: Token[Context]) -> None:
     except ValueError:
         # A generator closed by the garbage collector, or by another task, runs in a context that never saw the token.
         return
+
+
+def enter_run(run: RunContext) -> Token[RunContext]:
+    """Make `run` the running operation; hand the token to `leave_run`."""
+    return RUN.set(run)
+
+
+def leave_run(token: Token[RunContext]) -> None:
+    """Restore the operation that ran before; from another task or thread than it was entered in, do nothing."""
+    try:
+        RUN.reset(token)
+    except ValueError:
+        return
+
+
+def move_state(session: str, state: str) -> None:
+    """Let the later events of the current context say `state`, if the context is of `session`."""
+    context: Context | None = CONTEXT.get()
+    while context is not None and session and context.session == session:
+        context.state = state
+        context = context.outer

@@ -1,1 +1,1 @@
-"""."""
+"""Handlers: pure folds of events into state. They know neither the runtime nor each other."""

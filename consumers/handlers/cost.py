@@ -1,0 +1,107 @@
+"""The `cost` handler: nano-dollars by cell and by marginal, at the price of the event's own time.
+
+An unknown price is *unpriced*: counted, with its tokens, and never 0.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from consumers.handlers.folding import Folded, fold_slices
+from consumers.handlers.recipe import Recipe
+from consumers.histogram import bucket_of
+from consumers.pricing import Priced
+from consumers.runtime.contract import Slice
+from consumers.state import RANK, Caps, Delta, cell_of
+from consumers.windows import HOUR_S, finest_start_s
+from pipeline.events import Event, UsageEvent
+from pipeline.wire import Frame
+
+FOLD_REVISION: Final = 1
+
+COST: Final = "c"
+PRICED: Final = "cn"
+PROVIDER_COST: Final = "cp"
+UNPRICED: Final = "un"
+UNPRICED_TOKENS: Final = "ut"
+COST_REQUESTS: Final = "rq"
+
+
+class PricesEvents(Protocol):
+    """Says what a request costs (`consumers.catalogue.Pricer`)."""
+
+    @property
+    def catalogue_version(self) -> str:
+        """Which catalogue; a part of the recipe."""
+        ...
+
+    @property
+    def book_hash(self) -> str:
+        """Which price book; a part of the recipe."""
+        ...
+
+    def price(self, event: UsageEvent) -> Priced:
+        """Price one request; never raises."""
+        ...
+
+
+class CostHandler:
+    """Folds requests into money."""
+
+    name = "cost"
+
+    def __init__(self, pricer: PricesEvents, caps: Caps | None = None) -> None:
+        self.caps = caps or Caps()
+        self._pricer = pricer
+
+    def recipe(self) -> Recipe:
+        """Return what the state depends on besides the events."""
+        return Recipe(FOLD_REVISION, self.caps, catalogue=self._pricer.catalogue_version, book=self._pricer.book_hash)
+
+    def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
+        """Fold a batch; see `FoldHandler.fold`."""
+        return fold_slices(slices, budget, self._fold_event)
+
+    def _fold_event(self, delta: Delta, frame: Frame, event: Event) -> None:
+        if not isinstance(event, UsageEvent):
+            return
+        priced = self._pricer.price(event)
+        start_s = finest_start_s(event.time_us)
+        model = event.response_model or event.model
+        cell = delta.cell(
+            start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status))
+        )
+        if priced.nano_usd is None:
+            delta.add(cell, UNPRICED, 1)
+            delta.add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
+        else:
+            delta.add(cell, COST, priced.nano_usd)
+            delta.add(cell, PRICED, 1)
+            delta.add(cell, f"{COST}.{bucket_of(priced.nano_usd)}", 1)
+        if priced.provider_nano_usd is not None:
+            delta.add(cell, PROVIDER_COST, priced.provider_nano_usd)
+        _add_marginals(delta, event, start_s, priced.nano_usd)
+
+
+def _add_marginals(delta: Delta, event: UsageEvent, start_s: int, nano_usd: int | None) -> None:
+    hour_s = start_s - start_s % HOUR_S
+    for dimension, name in _marginals(event):
+        measures = delta.name(dimension, hour_s, name)
+        measures[COST_REQUESTS] = measures.get(COST_REQUESTS, 0) + 1
+        if nano_usd is None:
+            measures[UNPRICED] = measures.get(UNPRICED, 0) + 1
+        else:
+            measures[COST] = measures.get(COST, 0) + nano_usd
+            measures[RANK] = measures.get(RANK, 0) + nano_usd
+
+
+def _marginals(event: UsageEvent) -> list[tuple[str, str]]:
+    found = [("tag", tag) for tag in dict.fromkeys(event.tags)]
+    if event.session:
+        found.append(("session", event.session))
+    if event.user:
+        found.append(("user", event.user))
+    if event.run_id:
+        found.append(("run", msgspec.json.encode((event.agent, event.run_id, event.session)).decode()))
+    return found

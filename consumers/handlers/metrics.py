@@ -1,0 +1,165 @@
+"""The `metrics` handler: requests, tokens, latencies, runs, transitions and errors, by cell and by marginal.
+
+Measures of a cell (docs/state.md lists them all): counts and sums add; `<name>.<bucket>` are histogram buckets.
+"""
+
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+import msgspec
+
+from consumers.handlers.folding import Folded, fold_slices
+from consumers.handlers.recipe import Recipe
+from consumers.histogram import bucket_of
+from consumers.runtime.contract import Slice
+from consumers.state import RANK, Caps, Delta, Measures, cell_of
+from consumers.windows import HOUR_S, finest_start_s
+from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from pipeline.wire import Frame
+
+FOLD_REVISION: Final = 1
+
+REQUESTS: Final = "rq"
+INPUT: Final = "ti"
+OUTPUT: Final = "to"
+REQUEST_US: Final = "rd"
+TTFT_US: Final = "ft"
+RUNS: Final = "ru"
+RUN_US: Final = "ud"
+TOOLS: Final = "tl"
+TOOL_US: Final = "td"
+STEPS: Final = "st"
+STEP_US: Final = "sd"
+TRANSITIONS: Final = "tr"
+VISIT_US: Final = "vd"
+VISITS_UNKNOWN: Final = "vu"
+ERRORS: Final = "er"
+TOKENS: Final = "tk"
+
+_PARTS: Final = (
+    ("cache_read_tokens", "tcr"),
+    ("cache_write_tokens", "tcw"),
+    ("cache_write_1h_tokens", "tcl"),
+    ("reasoning_tokens", "trs"),
+    ("input_audio_tokens", "tia"),
+    ("cache_audio_read_tokens", "tca"),
+    ("output_audio_tokens", "toa"),
+)
+"""Parts of the input or output tokens, stored only where there are any."""
+
+_OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
+
+
+class MetricsHandler:
+    """Folds every event into counts, sums and histograms."""
+
+    name = "metrics"
+
+    def __init__(self, caps: Caps | None = None) -> None:
+        self.caps = caps or Caps()
+
+    def recipe(self) -> Recipe:
+        """Return what the state depends on besides the events."""
+        return Recipe(FOLD_REVISION, self.caps)
+
+    def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
+        """Fold a batch; see `FoldHandler.fold`."""
+        return fold_slices(slices, budget, _fold_event)
+
+
+def _fold_event(delta: Delta, frame: Frame, event: Event) -> None:
+    start_s = finest_start_s(event.time_us)
+    match event:
+        case UsageEvent():
+            _fold_usage(delta, frame, event, start_s)
+        case OperationEvent():
+            _fold_operation(delta, frame, event, start_s)
+        case TransitionEvent():
+            _fold_transition(delta, frame, event, start_s)
+        case ErrorEvent():
+            _fold_error(delta, frame, event, start_s)
+        case _:
+            assert_never(event)
+
+
+def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> None:
+    model = event.response_model or event.model
+    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status)))
+    add = delta.add
+    add(cell, REQUESTS, 1)
+    if event.input_tokens:
+        add(cell, INPUT, event.input_tokens)
+    if event.output_tokens:
+        add(cell, OUTPUT, event.output_tokens)
+    for attribute, measure in _PARTS:
+        tokens: int = getattr(event, attribute)
+        if tokens:
+            add(cell, measure, tokens)
+    if event.duration_us is not None:
+        _time(delta, cell, REQUEST_US, event.duration_us)
+    if event.ttft_us is not None:
+        _time(delta, cell, TTFT_US, event.ttft_us)
+    if not event.run_id and event.duration_us is not None:
+        delta.slow(start_s, _operation_name("request", model, event), event.duration_us)
+    for names in _marginals(delta, event, start_s):
+        names[REQUESTS] = names.get(REQUESTS, 0) + 1
+        tokens = event.input_tokens + event.output_tokens
+        names[TOKENS] = names.get(TOKENS, 0) + tokens
+        names[RANK] = names.get(RANK, 0) + tokens
+
+
+def _fold_operation(delta: Delta, frame: Frame, event: OperationEvent, start_s: int) -> None:
+    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, "", event.state, event.status)))
+    count, duration = _OPERATION_MEASURES[event.kind]
+    delta.add(cell, count, 1)
+    _time(delta, cell, duration, event.duration_us)
+    delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
+    if event.kind == "run":
+        for names in _marginals(delta, event, start_s):
+            names[RUNS] = names.get(RUNS, 0) + 1
+
+
+def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s: int) -> None:
+    entered = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.to_state, "ok")))
+    delta.add(entered, TRANSITIONS, 1)
+    left = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.from_state, "ok")))
+    if event.duration_us is None:
+        delta.add(left, VISITS_UNKNOWN, 1)
+    else:
+        _time(delta, left, VISIT_US, event.duration_us)
+    edge = msgspec.json.encode((event.from_state, event.to_state)).decode()
+    names = delta.name("transition", start_s - start_s % HOUR_S, edge)
+    names[TRANSITIONS] = names.get(TRANSITIONS, 0) + 1
+    names[RANK] = names.get(RANK, 0) + 1
+
+
+def _fold_error(delta: Delta, frame: Frame, event: ErrorEvent, start_s: int) -> None:
+    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, event.model, event.state, "error")))
+    delta.add(cell, ERRORS, 1)
+    names = delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown")
+    names[ERRORS] = names.get(ERRORS, 0) + 1
+    names[RANK] = names.get(RANK, 0) + 1
+    for marginal in _marginals(delta, event, start_s):
+        marginal[ERRORS] = marginal.get(ERRORS, 0) + 1
+
+
+def _time(delta: Delta, cell: Measures, measure: str, duration_us: int) -> None:
+    delta.add(cell, measure, duration_us)
+    delta.add(cell, f"{measure}.{bucket_of(duration_us)}", 1)
+
+
+def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:
+    hour_s = start_s - start_s % HOUR_S
+    found = [delta.name("tag", hour_s, tag) for tag in dict.fromkeys(event.tags)]
+    if event.session:
+        found.append(delta.name("session", hour_s, event.session))
+    if event.user:
+        found.append(delta.name("user", hour_s, event.user))
+    return found
+
+
+def _operation_name(kind: str, name: str, event: UsageEvent | OperationEvent) -> str:
+    identity = event.run_id if isinstance(event, UsageEvent) else event.operation_id or event.run_id
+    return msgspec.json.encode(
+        (kind, name, event.agent, identity or event.span_id, event.session, event.status)
+    ).decode()

@@ -1,0 +1,145 @@
+"""A batch: entries read from a cursor, what of them can be folded, and the cursor behind what was taken.
+
+Pure: the same entries and outcome give the same commit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.handlers.folding import Folded
+from consumers.runtime.contract import MAX_RAW_BYTES, WHOLE_ENTRY, DeadLetter, Slice
+from pipeline.errors import WireError
+from pipeline.stream import StoredEntry
+from pipeline.wire import Frame, FrameDecoder
+
+CACHED_FRAMES: Final = 256
+"""Decoded frames kept so that the handlers of one worker decode each frame once."""
+
+
+class Cursor(Struct, frozen=True):
+    """Where a unit stands: `entry_id` was read up to event `index`, or to its end where `index` is 0.
+
+    `done` is the last entry that was taken whole.
+    """
+
+    entry_id: str
+    index: int
+    done: str
+
+
+class Decoder:
+    """Decodes entries, remembering the last ones."""
+
+    def __init__(self) -> None:
+        self._decoder = FrameDecoder()
+        self._cache: OrderedDict[tuple[int, str, tuple[bytes, bytes]], Frame | WireError] = OrderedDict()
+
+    def decode(self, partition: int, entry: StoredEntry) -> Frame | WireError:
+        """Return the entry's frame, or why there is none."""
+        key = (partition, entry.entry_id, entry.identity())
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = self._decode(entry)
+            if len(self._cache) > CACHED_FRAMES:
+                self._cache.popitem(last=False)
+        return found
+
+    def _decode(self, entry: StoredEntry) -> Frame | WireError:
+        try:
+            return self._decoder.decode(entry.parse())
+        except WireError as error:
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """One entry of a batch: its frame from event `start` on, or why it cannot be read."""
+
+    entry: StoredEntry
+    frame: Frame | WireError
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a commit is told besides the increments."""
+
+    cursor: Cursor
+    last: StoredEntry
+    entries: int = 0
+    events: int = 0
+    foreign: int = 0
+    dead: list[DeadLetter] = field(default_factory=list[DeadLetter])
+
+    @property
+    def dead_events(self) -> int:
+        """Events that the dead letters stand for."""
+        return sum(letter.events for letter in self.dead)
+
+
+def portions_of(
+    entries: Sequence[StoredEntry], cursor: Cursor, decoder: Decoder, partition: int, most_events: int
+) -> list[Portion]:
+    """Decode entries from the cursor on, up to `most_events` events (at least one entry)."""
+    found: list[Portion] = []
+    room = most_events
+    for entry in entries:
+        if room <= 0:
+            break
+        frame = decoder.decode(partition, entry)
+        start = cursor.index if entry.entry_id == cursor.entry_id else 0
+        end = entry.count if isinstance(frame, WireError) else frame.count
+        stop = end if isinstance(frame, WireError) else min(end, start + room)
+        found.append(Portion(entry, frame, start, stop))
+        room -= stop - start
+    return found
+
+
+def slices_of(portions: Sequence[Portion]) -> list[Slice]:
+    """Return what of a batch a handler can look at."""
+    return [Slice(p.frame, p.start, p.stop) for p in portions if isinstance(p.frame, Frame)]
+
+
+def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> Outcome | None:
+    """Return what to commit after a handler took `folded` of a batch; None if it took nothing."""
+    outcome: Outcome | None = None
+    done, taken = before.done, 0
+    for portion in portions:
+        entry_id = portion.entry.entry_id
+        if isinstance(portion.frame, WireError):
+            stop, whole = portion.stop, True
+            dead = [_unreadable(portion, portion.frame)]
+        else:
+            stop = portion.stop if taken < folded.whole else max(folded.stop, portion.start)
+            whole = stop == portion.frame.count
+            dead = [_bad(portion.frame, index) for index in range(portion.start, stop) if index in portion.frame.bad]
+            taken += 1
+        if stop == portion.start and not whole:
+            break
+        done = entry_id if whole else done
+        outcome = outcome or Outcome(before, portion.entry, dead=list(folded.dead))
+        outcome.cursor = Cursor(entry_id, 0 if whole else stop, done)
+        outcome.last = portion.entry
+        outcome.entries += whole
+        outcome.events += stop - portion.start
+        outcome.foreign += (stop - portion.start) * portion.entry.foreign
+        outcome.dead += dead
+        if taken > folded.whole:
+            break
+    return outcome
+
+
+def _unreadable(portion: Portion, error: WireError) -> DeadLetter:
+    raw = portion.entry.fields.get(b"b", b"")[:MAX_RAW_BYTES]
+    events = portion.stop - portion.start
+    return DeadLetter(portion.entry.entry_id, WHOLE_ENTRY, events, error.code, str(error), raw)
+
+
+def _bad(frame: Frame, index: int) -> DeadLetter:
+    bad = frame.bad[index]
+    return DeadLetter(frame.entry_id, index, 1, bad.code, bad.reason, bad.raw[:MAX_RAW_BYTES])

@@ -1,0 +1,50 @@
+"""Who reads what: soft leases that spread units over workers.
+
+Keeps: nothing depends on a lease for being right. Two workers on one unit cost double work, never a double count.
+
+The rule (`decide`): everyone holds at most its fair share, rounded up; what is over it is handed back, what is free is
+taken. A worker that joins or dies moves only what its share changes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+LEASE_TTL_MS: Final = 10_000
+"""A dead worker's units are taken over within this time."""
+
+RENEW_S: Final = 2.0
+"""Seconds between renewals: four tries within a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """What a worker knows when it decides: who holds each unit ('' when nobody does), and who is alive."""
+
+    worker: str
+    owners: Sequence[str]
+    alive: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePlan:
+    """Positions of units to renew or take, and to hand back."""
+
+    take: list[int]
+    hand_back: list[int]
+
+
+def decide(view: LeaseView) -> LeasePlan:
+    """Return which leases to take and which to hand back.
+
+    Free units are taken from a place that differs by worker, so that two workers that look at once seldom collide.
+    """
+    workers = max(1, len(view.alive))
+    share = math.ceil(len(view.owners) / workers)
+    mine = [position for position, owner in enumerate(view.owners) if owner == view.worker]
+    free = [position for position, owner in enumerate(view.owners) if not owner]
+    rank = view.alive.index(view.worker) if view.worker in view.alive else 0
+    turn = rank * len(free) // workers
+    room = max(0, share - len(mine))
+    return LeasePlan(mine[:share] + (free[turn:] + free[:turn])[:room], mine[share:])

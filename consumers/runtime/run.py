@@ -1,0 +1,232 @@
+"""The worker: units under leases, and periodic tasks beside them, until it is told to stop.
+
+A few small loops, each of which survives what Redis or a handler does: one a unit (`_carry`), one for leases
+(`_keep_leases`), one a periodic task (`_repeat`).
+"""
+
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from consumers.runtime.arbiter import Arbiter
+from consumers.runtime.batch import Decoder
+from consumers.runtime.effects import Effect
+from consumers.runtime.lease import RENEW_S
+from consumers.runtime.unit import OlderRecipeError, Unit
+from pipeline.connection import AsyncServer
+from pipeline.errors import PermanentError, SidestreamError, TransientError
+from pipeline.keys import DEFAULT_PARTITIONS, LIVE_VERSION, Keys
+from pipeline.retry import Backoff
+
+log = logging.getLogger("sidestream.worker")
+
+BLOCK_MS: Final = 500
+"""How long an idle unit's read waits: well under the answer time-out, and how long SIGTERM may wait for it."""
+
+PAUSE_S: Final = 60.0
+"""How long a unit rests after an error that repeating cannot mend (a revoked token, a newer recipe)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A task that one worker at a time repeats, under a lease of its own."""
+
+    name: str
+    every_s: float
+    lease_key: str
+    run: Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class WorkerOptions:
+    """How a worker runs."""
+
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
+    version: int = LIVE_VERSION
+    record: dict[str, str] = field(default_factory=dict[str, str])
+    """What its presence says besides its figures: library version, settings hash."""
+
+
+class Worker:
+    """Runs effects over all partitions of a namespace."""
+
+    def __init__(
+        self,
+        server: AsyncServer,
+        keys: Keys,
+        effects: Sequence[Effect],
+        *,
+        periodic: Sequence[Periodic] = (),
+        options: WorkerOptions | None = None,
+    ) -> None:
+        self.options = options or WorkerOptions()
+        self.units: list[Unit] = []
+        self._server = server
+        self._keys = keys
+        self._effects = list(effects)
+        self._periodic = list(periodic)
+        self._decoder = Decoder()
+        self._stopping = anyio.Event()
+        self._arbiter = Arbiter(server, keys, self.options.name, [])
+        self._outages = _Outages()
+
+    async def open(self) -> None:
+        """Learn the number of partitions, and declare every unit.
+
+        Raises:
+            SidestreamError: Redis is away or refuses.
+        """
+        count = await partition_count(self._server, self._keys)
+        for number in range(len(self.units) // max(1, len(self._effects)), count):
+            for effect in self._effects:
+                unit = Unit(
+                    self._server, self._keys.partition(number), effect, self._decoder, version=self.options.version
+                )
+                await unit.declare()
+                self.units.append(unit)
+
+    async def run_until_idle(self) -> int:
+        """Carry every unit, without leases, until none finds an event; return how many events moved.
+
+        For tests, replays and a last look: whatever was appended before the call has been committed after it.
+
+        Raises:
+            SidestreamError: The first thing that goes wrong.
+        """
+        if not self.units:
+            await self.open()
+        total = 0
+        while True:
+            moved = 0
+            for unit in self.units:
+                moved += await unit.step()
+            total += moved
+            if not moved:
+                return total
+
+    def stop(self) -> None:
+        """Ask the worker to finish what it has in hand and leave."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until `stop`: drains what is in hand, hands its leases back, says goodbye."""
+        try:
+            async with anyio.create_task_group() as group:
+                for task in self._periodic:
+                    group.start_soon(self._repeat, task)
+                await self._keep_leases(group)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            await self._arbiter.leave()
+        except SidestreamError as error:
+            log.warning("Could not hand the leases back; they end by themselves", extra={"reason": str(error)})
+        for effect in self._effects:
+            await effect.aclose()
+
+    async def _keep_leases(self, group: TaskGroup) -> None:
+        carried = 0
+        while not self._stopping.is_set():
+            pause_s = RENEW_S if self._arbiter.held else RENEW_S / 4
+            try:
+                # Partitions may have been added since the last look.
+                await self.open()
+                for unit in self.units[carried:]:
+                    group.start_soon(self._carry, unit)
+                carried = len(self.units)
+                self._arbiter.lease_keys = [u.keys.lease() for u in self.units] + [t.lease_key for t in self._periodic]
+                await self._arbiter.renew(self._record())
+                self._outages.over()
+            except TransientError as error:
+                pause_s = self._outages.seen(error)
+            except PermanentError as error:
+                log.error("The worker rests: repeating cannot mend this", extra={"reason": str(error)})  # noqa: TRY400
+                pause_s = self._outages.backoff.most_s
+            await self._rest(pause_s)
+
+    async def _carry(self, unit: Unit) -> None:
+        key = unit.keys.lease()
+        while not self._stopping.is_set():
+            if key not in self._arbiter.held:
+                await self._rest(0.1)
+                continue
+            try:
+                await unit.step(BLOCK_MS)
+            except TransientError as error:
+                await self._rest(self._outages.seen(error))
+            except OlderRecipeError as error:
+                log.error("A unit is left to workers with a newer recipe", extra={"reason": str(error)})  # noqa: TRY400
+                await self._rest(PAUSE_S)
+            except PermanentError as error:
+                log.error("A unit rests: repeating cannot mend this", extra=_about(unit, error))  # noqa: TRY400
+                await self._rest(PAUSE_S)
+            except Exception:
+                # A fault of ours must not end the other units, and must not be silent.
+                log.exception("A unit failed; it goes on from its cursor", extra={"unit": unit.keys.name})
+                await self._rest(self._outages.backoff.most_s)
+
+    async def _repeat(self, task: Periodic) -> None:
+        while not self._stopping.is_set():
+            if task.lease_key in self._arbiter.held:
+                try:
+                    await task.run()
+                except SidestreamError as error:
+                    self._outages.seen(error)
+                except Exception:
+                    log.exception("A periodic task failed; it is repeated", extra={"task": task.name})
+            await self._rest(task.every_s)
+
+    async def _rest(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._stopping.wait()
+
+    def _record(self) -> dict[str, str]:
+        total = sum(unit.statistics.events for unit in self.units)
+        stale = sum(unit.statistics.stale for unit in self.units)
+        held = sum(unit.keys.lease() in self._arbiter.held for unit in self.units)
+        return {**self.options.record, "events": str(total), "stale": str(stale), "units": str(held)}
+
+
+class _Outages:
+    """Says once that Redis is away, and once that it is back."""
+
+    def __init__(self) -> None:
+        self.backoff = Backoff()
+        self._failures = 0
+
+    def seen(self, error: SidestreamError) -> float:
+        """Note a failure; return how many seconds to wait."""
+        self._failures += 1
+        if self._failures == 1:
+            log.warning("Redis is away; the worker waits for it", extra={"reason": str(error), "code": error.code})
+        return self.backoff.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
+
+    def over(self) -> None:
+        """Note a success."""
+        if self._failures:
+            log.info("Redis is back", extra={"failures": self._failures})
+        self._failures = 0
+
+
+def _about(unit: Unit, error: SidestreamError) -> dict[str, str | int]:
+    return {"unit": unit.keys.name, "partition": unit.partition.number, "code": error.code, "reason": str(error)}
+
+
+async def partition_count(server: AsyncServer, keys: Keys) -> int:
+    """Return the namespace's number of partitions; the default where no producer has said one yet.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    stored = await server.call("HGET", keys.meta(), "partitions")
+    return int(stored) if stored else DEFAULT_PARTITIONS

@@ -1,0 +1,247 @@
+"""A unit: one handler, one partition, one version of the state. It reads from its cursor, applies, and commits.
+
+Keeps:
+- The cursor is the commit: whatever another worker does meanwhile, a batch is applied once or not at all.
+- After anything unclear (no answer, STALE, GONE) the unit forgets what it believed and asks Redis for its cursor.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from consumers.handlers.folding import Folded
+from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
+from consumers.runtime.contract import DeadLetter
+from consumers.runtime.effects import Effect
+from consumers.state import Delta, Numbers, PayloadBuilder, days_of
+from pipeline.connection import Arg, AsyncServer
+from pipeline.errors import PermanentError, RefusedError
+from pipeline.keys import LIVE_VERSION, PartitionKeys
+from pipeline.scripting import script
+from pipeline.stream import StoredEntry, read_after, wait_after
+
+log = logging.getLogger("sidestream.worker")
+
+READ_ENTRIES: Final = 64
+"""Entries of one read: at most 32,000 events, and 64 MiB in the worst case."""
+
+MOST_EVENTS: Final = 20_000
+"""Events of one batch, so that a batch of few cells still commits within tens of milliseconds."""
+
+_FIXED_KEYS: Final = 3
+_CACHED_DAYS: Final = 8
+
+
+class OlderRecipeError(PermanentError):
+    """Another worker has replaced the recipe this one has; it must not go on with the old one."""
+
+    code = "older_recipe"
+
+
+@dataclass(slots=True)
+class UnitStatistics:
+    """What a unit did in this process."""
+
+    events: int = 0
+    commits: int = 0
+    stale: int = 0
+    gone: int = 0
+    dead: int = 0
+    expired: int = 0
+
+
+@dataclass(slots=True)
+class _Position:
+    cursor: Cursor
+    numbers: dict[str, Numbers] = field(default_factory=dict[str, Numbers])
+
+
+class Unit:
+    """Carries one handler through one partition, a step at a time; not for two tasks at once."""
+
+    def __init__(
+        self,
+        server: AsyncServer,
+        partition: PartitionKeys,
+        effect: Effect,
+        decoder: Decoder,
+        *,
+        version: int = LIVE_VERSION,
+    ) -> None:
+        self.partition = partition
+        self.effect = effect
+        self.keys = partition.unit(effect.name, version)
+        self.statistics = UnitStatistics()
+        self._server = server
+        self._decoder = decoder
+        self._position: _Position | None = None
+        self._most_events = MOST_EVENTS
+
+    @property
+    def group(self) -> str:
+        """The consumer group that mirrors the cursor."""
+        return self.keys.name
+
+    async def declare(self) -> Cursor:
+        """Make the unit's cursor where there is none, and return it.
+
+        Raises:
+            OlderRecipeError: A newer recipe is in force.
+            SidestreamError: See `AsyncServer.call`.
+        """
+        recipe_hash, recipe = self.effect.recipe()
+        keys = [
+            self.partition.stream(),
+            self.keys.cursor(),
+            self.keys.recipes(),
+            self.partition.handlers(),
+            self.partition.counters(),
+        ]
+        args: list[Arg] = [self.keys.name, self.effect.kind, self.effect.start, recipe_hash, recipe, self.group]
+        answer, flat = await self._server.run(script("declare"), keys, args)
+        stored = cursor_from(flat)
+        if answer == b"OLDER":
+            raise OlderRecipeError(
+                f"{self.keys.name}, partition {self.partition.number}: a worker with a newer recipe has taken over; "
+                "upgrade this worker"
+            )
+        self._position = _Position(stored)
+        return stored
+
+    async def step(self, block_ms: int | None = None) -> int:
+        """Read, apply and commit one batch; return how many events moved behind the cursor, 0 when there was none.
+
+        Args:
+            block_ms: How long to wait for an entry where there is none; None to return at once.
+
+        Raises:
+            SidestreamError: Redis or a sink's far side; nothing was counted, or the cursor says that it was.
+        """
+        position = self._position or _Position(await self.declare())
+        self._position = position
+        try:
+            portions = await self._read(position.cursor, block_ms)
+            if not portions:
+                return 0
+            folded = await self.effect.apply(slices_of(portions))
+            return await self._commit(position, portions, folded)
+        except BaseException:
+            self._position = None
+            raise
+
+    async def _read(self, cursor: Cursor, block_ms: int | None) -> list[Portion]:
+        entries = await self._entries(cursor, block_ms)
+        return portions_of(entries, cursor, self._decoder, self.partition.number, self._most_events)
+
+    async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
+        if cursor.index or block_ms is None:
+            inclusive = cursor.index > 0
+            return await read_after(
+                self._server, self.partition, cursor.entry_id, inclusive=inclusive, most=READ_ENTRIES
+            )
+        return await wait_after(self._server, self.partition, cursor.entry_id, block_ms=block_ms, most=READ_ENTRIES)
+
+    async def _commit(self, position: _Position, portions: Sequence[Portion], folded: Folded) -> int:
+        outcome = outcome_of(portions, folded, position.cursor)
+        if outcome is None:
+            raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
+        await self._load_numbers(position, folded.delta)
+        builder = PayloadBuilder(self.keys, position.numbers, self.effect.caps, first_key=_FIXED_KEYS + 1)
+        payload = builder.build(folded.delta, [_letter_row(letter) for letter in outcome.dead])
+        keys = [self.partition.stream(), self.keys.cursor(), self.keys.dead_letters(), *payload.keys]
+        args = self._commit_args(position.cursor, outcome, payload.packed)
+        answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, args))
+        match answer:
+            case b"OK":
+                for day, cells in payload.new_cells.items():
+                    position.numbers[day].update(cells)
+                self._position = _Position(outcome.cursor, position.numbers)
+                self._most_events = MOST_EVENTS
+                self._count(outcome, int(rest[0]))
+                return outcome.events
+            case b"OVERFLOW":
+                return await self._narrow(position, portions, outcome, rest[0])
+            case _:
+                return self._refused(answer.decode(), rest)
+
+    def _commit_args(self, before: Cursor, outcome: Outcome, packed: bytes) -> list[Arg]:
+        producer, first_seq = outcome.last.identity()
+        dead = outcome.dead_events
+        return [
+            before.entry_id,
+            before.index,
+            outcome.cursor.entry_id,
+            outcome.cursor.index,
+            outcome.cursor.done,
+            outcome.entries,
+            producer,
+            first_seq,
+            "stream",
+            self.effect.recipe()[0],
+            self.group,
+            outcome.events - dead,
+            0,
+            outcome.foreign,
+            dead,
+            packed,
+        ]
+
+    def _count(self, outcome: Outcome, expired: int) -> None:
+        statistics = self.statistics
+        statistics.events += outcome.events
+        statistics.commits += 1
+        statistics.dead += outcome.dead_events
+        statistics.expired += expired
+
+    def _refused(self, answer: str, rest: Sequence[Any]) -> int:
+        self._position = None
+        if answer == "STALE":
+            self.statistics.stale += 1
+        elif answer == "GONE":
+            self.statistics.gone += 1
+        elif answer != "RECIPE":
+            # After RECIPE the next step declares again, and learns there whether to leave.
+            raise RefusedError(f"{self.keys.name}: the commit script refused its arguments: {answer} {rest}")
+        return 0
+
+    async def _narrow(self, position: _Position, portions: Sequence[Portion], outcome: Outcome, where: bytes) -> int:
+        """Halve the batch until the event that would overflow stands alone, then set that event aside."""
+        self._position = _Position(position.cursor, position.numbers)
+        if outcome.events > 1:
+            self._most_events = outcome.events // 2
+            return await self.step()
+        portion = portions[0]
+        reason = f"adding it would pass the limit of field {where.decode(errors='replace')}"
+        letter = DeadLetter(portion.entry.entry_id, portion.start, 1, "overflow", reason)
+        return await self._commit(self._position, portions[:1], Folded(Delta(), [letter], whole=1))
+
+    async def _load_numbers(self, position: _Position, delta: Delta) -> None:
+        days = days_of(delta) if delta.cells else set[str]()
+        missing = sorted(days - position.numbers.keys())
+        if not missing:
+            return
+        if len(position.numbers) > _CACHED_DAYS:
+            position.numbers = {day: cells for day, cells in position.numbers.items() if day in days}
+        replies = await self._server.all([["HGETALL", self.keys.cells(day)] for day in missing])
+        for reply, day in zip(replies, missing, strict=True):
+            position.numbers[day] = {
+                name.decode(): int(number) for name, number in zip(reply[::2], reply[1::2], strict=True)
+            }
+
+
+def cursor_from(flat: Sequence[bytes]) -> Cursor:
+    """Read a cursor from its hash as a flat list."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Cursor(fields[b"id"].decode(), int(fields[b"index"]), fields[b"done"].decode())
+
+
+def _letter_row(letter: DeadLetter) -> list[str | bytes]:
+    return [
+        letter.entry_id,
+        str(letter.index),
+        str(letter.events),
+        letter.code,
+        letter.reason,
+        letter.raw,
+    ]

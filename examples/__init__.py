@@ -1,0 +1,1 @@
+"""Example applications: each reads as a guide to using Sidestream."""

@@ -1,0 +1,96 @@
+"""The recorder: where events leave for the telemetry, and where faults of ours end."""
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+from pipeline.events import Event
+from producers.pydantic_ai.watches import Request, Run, Tool, Watch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("sidestream.pydantic_ai")
+
+
+class SupportsEmit(Protocol):
+    """What takes the events: it never blocks and never raises."""
+
+    def emit(self, event: Event) -> bool:
+        """Take one event; False when it was shed or is invalid."""
+        ...
+
+
+class Recorder:
+    """Open watches as operations start; every call into it goes through `safely`."""
+
+    def __init__(self, telemetry: SupportsEmit) -> None:
+        self.faults = 0
+        self._telemetry = telemetry
+        # Weak: a run that a durable engine replays is dropped without an end.
+        self._runs: weakref.WeakValueDictionary[str, Run] = weakref.WeakValueDictionary()
+        self._waiting = _Waiting()
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` to the telemetry."""
+        self._telemetry.emit(event)
+
+    def safely(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Call `function`; None when it raises, which is counted and logged once, and never reaches the application."""
+        try:
+            return function(*args, **kwargs)
+        except Exception:
+            self.faults += 1
+            if self.faults == 1:
+                _log.warning("capturing from pydantic-ai failed, the run goes on", exc_info=True)
+            return None
+
+    def start(self, name: str, attributes: dict[str, object]) -> Watch | None:
+        """Watch what pydantic-ai opens a span for, by its semantic convention; None for anything else."""
+        match attributes.get("gen_ai.operation.name"):
+            case "invoke_agent":
+                run = Run(self.emit, attributes)
+                self._runs[run.run_id] = run
+                return run
+            case "chat":
+                self.settle_waiting()
+                return Request(self.emit, attributes, name.removeprefix("chat "), self._runs)
+            case "execute_tool":
+                return Tool(self.emit, attributes)
+            case _:
+                return None
+
+    def finish(self, watch: Watch, error: BaseException | None) -> None:
+        """Close `watch`; a request that got its response waits for `account`, which follows at once."""
+        watch.finish(error)
+        if isinstance(watch, Request):
+            self.settle_waiting()
+            if watch.response is not None:
+                self._waiting.request = watch
+            else:
+                watch.settle(None)
+
+    def account(self, response: object, ttft_s: object) -> None:
+        """Settle the request that just ended in this thread with the response as it was billed.
+
+        Hooks may have changed what the agent got; pydantic-ai reports what the provider counted only here, right after
+        the span's end.
+        """
+        request, self._waiting.request = self._waiting.request, None
+        if request is not None:
+            request.set_ttft(ttft_s)
+            request.settle(response)
+
+    def settle_waiting(self) -> None:
+        """Settle a request whose account never came with the response it got."""
+        request, self._waiting.request = self._waiting.request, None
+        if request is not None:
+            request.settle(request.response)
+
+
+class _Waiting(threading.local):
+    """The request of this thread that has ended and waits for its account."""
+
+    request: Request | None = None
