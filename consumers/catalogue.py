@@ -35,7 +35,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from consumers.pricing import Card, Cliff, Kind, PriceBook, Priced, PricingError, Rate, Rates, Reason, decide, price
+from consumers.pricing import Card, Cliff, Kind, PriceBook, Priced, PricingError, Rate, Rates, decide, price
 from pipeline.events import UsageEvent
 from pipeline.limits import MAX_TOKENS
 
@@ -144,11 +144,20 @@ class Pricer:
     def price(self, event: UsageEvent) -> Priced:
         """Price one request; never raises. What cannot be priced says why."""
         try:
-            rates = self._rates(event)
-            ours, reason = (None, _UNKNOWN) if rates is None else (price(event, rates), _KNOWN)
+            return decide(event.cost_nano_usd, self._reckon(event))
         except PricingError as error:
-            ours, reason = None, error.code
-        return decide(event.cost_nano_usd, ours, reason)
+            return decide(event.cost_nano_usd, None, error.code)
+
+    def _reckon(self, event: UsageEvent) -> int:
+        """Return our own figure, in nano-dollars.
+
+        Raises:
+            PricingError: See `pricing.price`; `unknown_model` when neither name is known.
+        """
+        rates = self._rates(event)
+        if rates is None:
+            raise PricingError("The catalogue does not know the model", code="unknown_model")
+        return price(event, rates)
 
     def _rates(self, event: UsageEvent) -> Rates | None:
         """Find the rates of the model that answered, else of the one asked for."""
@@ -157,10 +166,6 @@ class Pricer:
         if rates is None and event.model and event.model != event.response_model:
             rates = find(event.provider, event.model, event.time_us)
         return rates
-
-
-_KNOWN: Final[Reason] = ""
-_UNKNOWN: Final[Reason] = "unknown_model"
 
 
 def estimate_usd(model: str, input_tokens: int, output_tokens: int) -> float:

@@ -197,8 +197,8 @@ def price(event: UsageEvent, rates: Rates) -> int:
     return nano_usd
 
 
-def decide(provider_nano_usd: int | None, catalogue_nano_usd: int | None, reason: Reason) -> Priced:
-    """Choose the figure that counts: the provider's, else ours, else none."""
+def decide(provider_nano_usd: int | None, catalogue_nano_usd: int | None, reason: Reason = "") -> Priced:
+    """Choose the figure that counts: the provider's, else ours, else none; `reason` says why ours is missing."""
     if provider_nano_usd is not None:
         return Priced(provider_nano_usd, "provider", provider_nano_usd, catalogue_nano_usd, reason)
     if catalogue_nano_usd is not None:

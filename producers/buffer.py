@@ -140,14 +140,13 @@ class Buffer:
         if partitions != self._routed_by or len(self._routes) > _ROUTES_REMEMBERED:
             self._routes.clear()
             self._routed_by = partitions
-        key = event.session or event.run_id or owner
-        try:
-            return self._routes[key]
-        except KeyError:
+        key: object = event.session or event.run_id or owner
+        if not isinstance(key, str):
+            return 0  # sealing finds the event invalid, wherever it lies
+        number = self._routes.get(key)
+        if number is None:
             number = self._routes[key] = partition_of(key, partitions)
-            return number
-        except TypeError:
-            return 0  # no string at all: sealing finds it invalid
+        return number
 
 
 def _chars(event: Event) -> int:

@@ -7,7 +7,7 @@ its own where it happens; none is computed from the others.
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 STUCK_S: Final = 5.0
@@ -122,14 +122,16 @@ class Ledger:
         gap = after - counts.accounted()
         if before == after and gap == 0:
             self._gap_since_s = None
-            return Counts(offered=after, **{f.name: getattr(counts, f.name) for f in fields(counts)[1:]})
+            return replace(counts, offered=after)
         self._watch(gap, now_s)
         return None
 
     def _watch(self, gap: int, now_s: float) -> None:
         # KeyboardInterrupt may strike between the counter and the buffer: that event is nowhere. The difference then
         # stands still, while that of calls under way comes and goes.
-        if self._gap_since_s is None or gap != self._gap:
+        if gap == 0:
+            self._gap_since_s = None
+        elif self._gap_since_s is None or gap != self._gap:
             self._gap, self._gap_since_s = gap, now_s
         elif now_s - self._gap_since_s >= STUCK_S:
             self.invalid("unknown", "interrupted", gap)

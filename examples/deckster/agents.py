@@ -56,7 +56,7 @@ class Result:
     """What came of a turn: the words for the user, and whether the presentation can move on."""
 
     text: str
-    satisfied: bool = True
+    is_satisfied: bool = True
 
 
 async def find_template(ctx: RunContext[Conditions], topic: str) -> str:
@@ -139,7 +139,13 @@ class Team:
         )
 
     async def work(self, state: State, deck: Deck, words: str, say: Say) -> Result:
-        """Let the agent whose turn it is answer the user's words."""
+        """Let the agent whose turn it is answer the user's words.
+
+        Raises:
+            ValueError: The presentation is done.
+        """
+        if state is State.DONE:
+            raise ValueError("a presentation that is done needs no more work")
         with JOURNAL.get().run(AGENT_OF_STATE[state]):
             match state:
                 case State.GREETING:
@@ -152,8 +158,6 @@ class Team:
                     return await self._write(deck, words, say)
                 case State.REVIEWING:
                     return await self._review(deck)
-                case State.DONE:
-                    return Result("The presentation is done.")
 
     async def _greet(self, words: str) -> Result:
         run = await self.greeter.run(words, deps=self._conditions)
@@ -162,7 +166,7 @@ class Team:
     async def _clarify(self, deck: Deck, words: str) -> Result:
         run = await self.clarifier.run(f"{deck.brief}\n{words}", deps=self._conditions)
         deck.brief = f"{deck.brief}\n{words}".strip()
-        return Result(" ".join(run.output.questions) or "I know enough.", satisfied=run.output.enough)
+        return Result(" ".join(run.output.questions) or "I know enough.", is_satisfied=run.output.enough)
 
     async def _outline(self, deck: Deck, words: str) -> Result:
         run = await self.outliner.run(f"{deck.brief}\n{words}", deps=self._conditions)
@@ -170,8 +174,6 @@ class Team:
         return Result(deck.outline)
 
     async def _write(self, deck: Deck, words: str, say: Say) -> Result:
-        if "another outline" in words:
-            return Result("Back to the outline.", satisfied=False)
         prompt = f"{deck.brief}\n{deck.outline}\n{words}"
         async with self.writer.run_stream(prompt, deps=self._conditions) as stream:
             async for piece in stream.stream_text(delta=True, debounce_by=None):
@@ -181,4 +183,4 @@ class Team:
 
     async def _review(self, deck: Deck) -> Result:
         run = await self.reviewer.run(deck.text, deps=self._conditions)
-        return Result(" ".join(run.output.remarks) or "Approved.", satisfied=run.output.approved)
+        return Result(" ".join(run.output.remarks) or "Approved.", is_satisfied=run.output.approved)

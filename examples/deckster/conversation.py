@@ -29,12 +29,9 @@ _ONWARD: dict[State, State] = {
     State.WRITING: State.REVIEWING,
     State.REVIEWING: State.DONE,
 }
-_BACK: dict[State, State] = {
-    State.WRITING: State.OUTLINING,
-    State.REVIEWING: State.WRITING,
-}
+_BACK: dict[State, State] = {State.REVIEWING: State.WRITING}
 
 
-def next_state(state: State, *, satisfied: bool) -> State:
+def next_state(state: State, *, is_satisfied: bool) -> State:
     """Return the state that follows; an unsatisfying result leads back, or leaves the presentation where it is."""
-    return _ONWARD[state] if satisfied else _BACK.get(state, state)
+    return _ONWARD[state] if is_satisfied else _BACK.get(state, state)

@@ -131,7 +131,7 @@ class Journal:
         """Mark that a model or a tool is busy: the moment at which a turn can be cancelled."""
         self._at_work += 1
         if self._unwanted:
-            self._unwanted.cancel()
+            self.cancel(self._unwanted)
         try:
             yield
         finally:
@@ -139,7 +139,7 @@ class Journal:
 
     def cancel(self, turn: asyncio.Task[None]) -> None:
         """Cancel a turn now, or as soon as something is at work; a turn that ends before that has ended in time."""
-        self._unwanted = turn
+        self._unwanted = None if self._at_work else turn
         if self._at_work:
             turn.cancel()
 

@@ -62,7 +62,7 @@ def instrument(telemetry: SupportsEmit) -> bool:
     hook = Hook(recorder)
     try:
         hook.install()
-    except Exception:
+    except Exception:  # noqa: BLE001 - another version's internals may fail in any way
         hook.remove()
         _log.warning("this version of pydantic-ai does not fit, its agents are not observed", exc_info=True)
         return False

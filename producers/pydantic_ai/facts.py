@@ -3,11 +3,13 @@
 Everything is read by name with a default, because these classes change from version to version.
 """
 
+import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import TypedDict, cast
 
 from msgspec import Struct
@@ -15,10 +17,11 @@ from msgspec import Struct
 from pipeline import limits
 from pipeline.events import Status, UsageEvent
 from pipeline.redact import redact
-from pipeline.units import NANO_PER_USD, seconds_to_us, usd_to_nano
+from pipeline.units import seconds_to_us, usd_to_nano
 
-_UNREPORTED = ("pydantic_core", "pydantic", "pydantic_ai")
-"""Libraries whose exceptions may quote the model's or the tool's words in their text."""
+
+_QUOTES = re.compile(r"[:({=]")
+"""Where pydantic-ai's sentences about a model's behaviour begin to quote."""
 
 
 class Stamp(TypedDict):
@@ -85,9 +88,7 @@ def state_of(response: object) -> str:
     return text(getattr(response, "state", ""))
 
 
-def usage_event(
-    timing: Timing, asked: Asked, source: object | None, outcome: Outcome, stamp: Stamp
-) -> UsageEvent:
+def usage_event(timing: Timing, asked: Asked, source: object | None, outcome: Outcome, stamp: Stamp) -> UsageEvent:
     """Build the event of one request.
 
     Args:
@@ -147,18 +148,19 @@ def _reported_cost(source: object, usage: object) -> int | None:
         return None
     estimate: object = None
     with suppress(Exception):
-        # LookupError for a model without a price, ValueError for usage without sense: then nobody but the provider knew.
+        # LookupError without a price, ValueError for usage without sense: then nobody but the provider knew.
         estimate = getattr(getattr(source, "cost")(), "total_price", None)  # noqa: B009 - a vendor's method, by name
     return None if cost == estimate else usd_to_nano(cost)
 
 
 def _tools_asked_for(source: object) -> tuple[str, ...]:
     parts: object = getattr(source, "parts", ())
-    names: list[str] = []
-    for part in cast("Iterable[object]", parts):
-        if text(getattr(part, "part_kind", "")).endswith("tool-call"):
-            names.append(text(getattr(part, "tool_name", "")))
-    return tuple(names[: limits.MAX_TOOLS])
+    calls = (part for part in cast("Iterable[object]", parts) if _kind_of(part).endswith("tool-call"))
+    return tuple(text(getattr(part, "tool_name", "")) for part in islice(calls, limits.MAX_TOOLS))
+
+
+def _kind_of(part: object) -> str:
+    return text(getattr(part, "part_kind", ""))
 
 
 def failed_attempts(response: object) -> list[Attempt]:
@@ -168,7 +170,7 @@ def failed_attempts(response: object) -> list[Attempt]:
 
 def lists_every_attempt(error: BaseException | None) -> bool:
     """Tell whether `error` is a fallback's group, which stands for its attempts and no request of its own."""
-    return isinstance(error, BaseExceptionGroup) and bool(getattr(error, "attempts", ()))
+    return isinstance(error, BaseExceptionGroup) and bool(getattr(cast("object", error), "attempts", ()))
 
 
 def attempts_of(error: BaseException | None) -> list[Attempt]:
@@ -212,3 +214,17 @@ def error_message(error: BaseException) -> str:
     with suppress(Exception):
         return redact(_own_words(error))[: limits.MAX_MESSAGE_CHARS]
     return ""
+
+
+def _own_words(error: BaseException) -> str:
+    status: object = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        # pydantic-ai's text for these ends with the body of the answer, which may echo the prompt.
+        return f"HTTP status {status} from model {text(getattr(error, 'model_name', ''))}"
+    if isinstance(count := getattr(error, "error_count", None), Callable):
+        # A validation error's text quotes the input that was refused.
+        return f"{count()} validation errors for {text(getattr(error, 'title', ''))}"
+    if any(kind.__name__ == "UnexpectedModelBehavior" for kind in type(error).__mro__):
+        # What follows the first of these marks is, now and then, what the model said.
+        return _QUOTES.split(text(getattr(error, "message", "")), maxsplit=1)[0].strip()
+    return "" if getattr(error, "body", None) else str(error)

@@ -41,7 +41,7 @@ class Recorder:
         """Call `function`; None when it raises, which is counted and logged once, and never reaches the application."""
         try:
             return function(*args, **kwargs)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the application's run is protected here, and only here
             self.faults += 1
             if self.faults == 1:
                 _log.warning("capturing from pydantic-ai failed, the run goes on", exc_info=True)

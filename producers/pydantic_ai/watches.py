@@ -54,7 +54,7 @@ class Watch:
         """Stop the clock, leave the scope, and report what there is to report."""
         self.ended_us = time.time_ns() // 1_000
         self.duration_us = (time.perf_counter_ns() - self._started_ns) // 1_000
-        # A stream may be closed from another task, where this scope is not the current one; then there is none to leave.
+        # A stream may be closed from another task, where this scope is not the current one: then none is left.
         if self._scope is not None and RUN.get() is self._scope:
             RUN.set(self.parent)
         self.report(error)

@@ -22,7 +22,6 @@ from consumers.sinks.export.spans import EncodedSpan, Price, encode_request, enc
 from consumers.sinks.export.transport import Answer, Transport
 from pipeline.errors import PermanentError
 from pipeline.events import Event
-from pipeline.units import US_PER_S
 from pipeline.wire import Frame
 
 MAX_REQUEST_BYTES: Final = 5_000_000
@@ -104,6 +103,7 @@ class ExportSink:
         """
         batch = await self._encoded(slices)
         waiting = [span for span in batch.spans if _key(span) not in self._taken]
+        batch.taken = len(batch.spans) - len(waiting)
         for part in _requests(waiting):
             await self._send(batch, part)
         self._count(batch)
@@ -229,4 +229,4 @@ def _dead_letter(entry_id: str, index: int, event: Event, code: str, reason: str
 
 
 def _now_us() -> int:
-    return time.time_ns() * US_PER_S // 10**9
+    return time.time_ns() // 1_000

