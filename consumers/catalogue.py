@@ -40,7 +40,7 @@ from pipeline.events import UsageEvent
 from pipeline.limits import MAX_TOKENS
 
 MAX_NAMES: Final = 4096
-"""(provider, model) pairs remembered, and as many unknown ones: above what any application uses, below 2 MB."""
+"""(provider, model) pairs remembered, and as many unknown ones: above any application's use, some megabytes at most."""
 
 _DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -101,9 +101,10 @@ class Catalogue:
             time_us: Microseconds since 1970, of the request.
         """
         try:
-            return self._find(provider, model).rates(time_us)
+            found = self._find(provider, model)
         except LookupError:
             return None
+        return found.rates(time_us)
 
     def statistics(self) -> CatalogueStatistics:
         """Return what is held in memory."""
@@ -172,11 +173,11 @@ def estimate_usd(model: str, input_tokens: int, output_tokens: int) -> float:
     """Return what a request would cost now, in dollars; `math.nan` when that is not known, never 0.0 for it.
 
     Args:
-        model: Its name, dated or not; the provider is found from it.
-        input_tokens: Of the whole input. Negative, too many or no integer: the answer is nan.
+        model: Its name, dated or not; the provider is found from it. No string: the answer is nan.
+        input_tokens: Of the whole input. Negative, too many or no integer: likewise.
         output_tokens: Likewise, of the output.
     """
-    if not (_is_count(input_tokens) and _is_count(output_tokens)):
+    if not (_is_name(model) and _is_count(input_tokens) and _is_count(output_tokens)):
         return math.nan
     now_us = time.time_ns() // 1000
     event = UsageEvent(time_us=now_us, model=model, input_tokens=input_tokens, output_tokens=output_tokens)
@@ -187,6 +188,10 @@ def estimate_usd(model: str, input_tokens: int, output_tokens: int) -> float:
 @cache
 def _shared_pricer() -> Pricer:
     return Pricer(Catalogue(), PriceBook())
+
+
+def _is_name(model: object) -> bool:
+    return isinstance(model, str)
 
 
 def _is_count(tokens: object) -> bool:

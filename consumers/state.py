@@ -7,7 +7,7 @@ Keeps:
   it the catalogue of cells, is the one the worker has read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
@@ -133,12 +133,12 @@ class PayloadBuilder:
         self._hashes: dict[tuple[str, int], Measures] = {}
         self._new: dict[str, Numbers] = {}
 
-    def build(self, delta: Delta, dead_letters: Iterable[list[str | bytes]] = ()) -> Payload:
+    def build(self, delta: Delta) -> Payload:
         """Build the payload; the delta is not changed."""
         for (start_s, cell), measures in delta.cells.items():
             self._add_cell(start_s, cell, measures)
         self._catalogue_new_cells()
-        operations = [self._hash_ops(), self._marginal_ops(delta), self._slowest_ops(delta), list(dead_letters)]
+        operations = [self._hash_ops(), self._marginal_ops(delta), self._slowest_ops(delta)]
         return Payload(list(self._keys), msgspec.msgpack.encode(operations), self._new)
 
     def _position(self, key: str) -> str:

@@ -8,15 +8,18 @@ Keeps:
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from msgspec import Struct
 
-from pipeline.connection import Arg, AsyncServer, Reply, Server
 from pipeline.errors import TransientError
 from pipeline.keys import DEFAULT_PARTITIONS, Keys
 from pipeline.scripting import script
+
+if TYPE_CHECKING:
+    # An application that never gets to publish never loads the client library.
+    from pipeline.connection import Arg, AsyncServer, Reply, Server
 
 PRESENCE_TTL_MS: Final = 25 * 3600 * 1000
 """A day after its death, and an hour for whoever looks at "the last 24 h"."""
@@ -101,7 +104,7 @@ class PresenceWriter:
         self._revision = 0
         self._broker_ahead_s = 0.0
 
-    def write(self, server: Server, presence: Presence) -> int:
+    def write(self, server: "Server", presence: Presence) -> int:
         """Store `presence` and return the broker's time (ms).
 
         Raises:
@@ -115,7 +118,7 @@ class PresenceWriter:
             self._broker_ahead_s = at_ms / 1000 - time.time()
         raise TransientError("the broker's hour changed twice in one second", code="clock")
 
-    def _run(self, server: Server, presence: Presence) -> tuple[bytes, int]:
+    def _run(self, server: "Server", presence: Presence) -> tuple[bytes, int]:
         now_s = int(time.time() + self._broker_ahead_s)
         hour_s = now_s - now_s % _HOUR_S
         keys = [
@@ -129,7 +132,7 @@ class PresenceWriter:
         return answer, int(at_ms)
 
 
-def _arguments(presence: Presence) -> list[Arg]:
+def _arguments(presence: Presence) -> "list[Arg]":
     args: list[Arg] = [len(presence.losses)]
     for name, total in presence.losses.items():
         args += [name, total]
@@ -140,7 +143,7 @@ def _arguments(presence: Presence) -> list[Arg]:
     return args
 
 
-def parse_presence(reply: Reply) -> Presence | None:
+def parse_presence(reply: "Reply") -> Presence | None:
     """Read the flat reply of HGETALL; None when the key has expired."""
     flat = cast("list[bytes]", reply or [])
     stored = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
@@ -156,7 +159,7 @@ def parse_presence(reply: Reply) -> Presence | None:
     return msgspec.convert(fields, Presence, strict=False)
 
 
-async def read_presences(server: AsyncServer, keys: Keys) -> list[Presence]:
+async def read_presences(server: "AsyncServer", keys: Keys) -> list[Presence]:
     """Read the last word of every producer of the last day, the latest word first.
 
     Raises:
@@ -175,7 +178,7 @@ async def read_presences(server: AsyncServer, keys: Keys) -> list[Presence]:
     return found
 
 
-async def read_losses(server: AsyncServer, keys: Keys, hour_s: int) -> dict[str, int]:
+async def read_losses(server: "AsyncServer", keys: Keys, hour_s: int) -> dict[str, int]:
     """Read what was shed, invalid or lost in one hour (its start, seconds since 1970): name -> events.
 
     Raises:
@@ -185,7 +188,7 @@ async def read_losses(server: AsyncServer, keys: Keys, hour_s: int) -> dict[str,
     return {k.decode(): int(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def agree_partitions(server: Server, keys: Keys, wanted: int) -> int:
+def agree_partitions(server: "Server", keys: Keys, wanted: int) -> int:
     """Make the namespace have at least `wanted` partitions, and return how many it has.
 
     Raises:
@@ -194,7 +197,7 @@ def agree_partitions(server: Server, keys: Keys, wanted: int) -> int:
     return int(server.run(script("partitions"), [keys.meta()], [wanted]))
 
 
-async def read_partitions(server: AsyncServer, keys: Keys) -> int:
+async def read_partitions(server: "AsyncServer", keys: Keys) -> int:
     """Return how many partitions the namespace has; the default before any producer came.
 
     Raises:

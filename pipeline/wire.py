@@ -30,22 +30,22 @@ _ZSTD_LEVEL: Final = 1
 """76 bytes an event at level 1, 0.6 us to compress one; higher levels cost more than they save at this frame size."""
 
 
-class Body(Struct, frozen=True):
+class Body(Struct, frozen=True, kw_only=True):
     """What a frame's body holds when every event of it is well-formed."""
 
-    events: list[Event]
     v: int = SCHEMA_VERSION
     resource: Resource = Resource()
     origin: Origin = "live"
+    events: list[Event]
 
 
-class _LooseBody(Struct, frozen=True):
+class _LooseBody(Struct, frozen=True, kw_only=True):
     """The same map with its events unread: the way to the good ones beside a bad one."""
 
-    events: list[msgspec.Raw]
     v: int = SCHEMA_VERSION
     resource: Resource = Resource()
     origin: Origin = "live"
+    events: list[msgspec.Raw]
 
 
 class BadEvent(Struct, frozen=True):
@@ -110,7 +110,7 @@ class FrameEncoder:
             TypeError: An event holds something that no codec can write.
             UnicodeEncodeError: A string holds a lone surrogate.
         """
-        body = Body(events, SCHEMA_VERSION, self._resource, self._origin)
+        body = Body(resource=self._resource, origin=self._origin, events=events)
         if self.codec == "json":
             return msgspec.json.encode(body)
         return self._zstd.compress(self._msgpack.encode(body))

@@ -140,8 +140,8 @@ class Buffer:
         if partitions != self._routed_by or len(self._routes) > _ROUTES_REMEMBERED:
             self._routes.clear()
             self._routed_by = partitions
-        key: object = event.session or event.run_id or owner
-        if not isinstance(key, str):
+        key = event.session or event.run_id or owner
+        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not yet proven
             return 0  # sealing finds the event invalid, wherever it lies
         number = self._routes.get(key)
         if number is None:

@@ -1,11 +1,14 @@
 """What publishing needs to know; the front door composes it from files, environment and arguments."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
 from pipeline.keys import DEFAULT_NAMESPACE, DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys
-from pipeline.wire import Codec
+
+if TYPE_CHECKING:
+    from pipeline.wire import Codec
 
 MIN_BUFFER_EVENTS = 100
 MAX_BUFFER_EVENTS = 10_000_000
@@ -34,9 +37,9 @@ class PublishSettings:
     partitions: int = DEFAULT_PARTITIONS
     linger_ms: int = 50
     buffer_events: int = 50_000
-    codec: Codec = "mz"
+    codec: "Codec" = "mz"
     close_timeout_s: float = 2.0
-    resource: Resource = Resource()
+    resource: Resource = Resource()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         Keys(self.namespace)

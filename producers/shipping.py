@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
+from pipeline import limits
 from pipeline.connection import RedisSettings, Reply, Server, server_facts
 from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, UnreachableError
 from pipeline.events import Event
@@ -27,10 +28,10 @@ from pipeline.presence import OpenOperation, Presence, PresenceWriter, agree_par
 from pipeline.redact import redact
 from pipeline.retry import Backoff
 from pipeline.stream import append_command, parse_appended
-from producers.buffer import Buffer
+from producers.buffer import KINDS, Buffer
 from producers.delivery import Answer, Delivery, Outcome, Sending
 from producers.ledger import Counts
-from producers.sealing import Sealer
+from producers.sealing import Sealed, Sealer
 from producers.settings import PublishSettings
 
 LOG: Final = logging.getLogger("sidestream")
@@ -200,17 +201,26 @@ class Shipper:
             for batch in self._buffer.drain(partitions, self.delivery.producer, most):
                 self.taken += len(batch.events)
                 self._see(batch.events)
-                sealed = self._sealer.seal(batch.events)
+                sealed = self._proven(batch.events)
                 for kind, reason in sealed.invalid:
                     self._ledger.invalid(kind, reason)
                 for body in sealed.bodies:
                     self.delivery.seal(batch.partition, body.count, self._sealer.codec, body.body, now_s)
             self._note_places()
 
+    def _proven(self, events: list[Event]) -> Sealed:
+        try:
+            return self._sealer.seal(events)
+        except Exception:
+            # A fault of ours: without this the events of the batch would be nowhere in the account.
+            LOG.exception("a batch could not be sealed; its events are counted invalid")
+            return Sealed(invalid=[(KINDS[type(event)], "fault") for event in events])
+
     def _see(self, events: list[Event]) -> None:
-        if len(self._agents) < AGENTS_SHOWN:
-            seen = {getattr(event, "agent", "") for event in events}
-            self._agents.update(str(agent)[:200] for agent in seen if agent)
+        for event in events:
+            agent: object = getattr(event, "agent", "")
+            if len(self._agents) < AGENTS_SHOWN and isinstance(agent, str) and agent not in self._agents:
+                self._agents.add(agent[: limits.MAX_NAME_CHARS].encode("utf-8", "replace").decode())
 
     def _renew(self, now_s: float) -> None:
         """Take a new producer id if a fence of the old one may soon be forgotten."""
@@ -371,7 +381,7 @@ class Shipper:
             losses=counts.losses,
             acknowledged=self.delivery.acknowledged(),
             partitions=self._partitions,
-            agents=tuple(sorted(self._agents)),
+            agents=tuple(sorted(self._agents - {""})),
             last_error=self._trouble.last_error,
             open_operations=tuple(self._open_operations(time.time_ns() // 1000)),
             closed=closed,

@@ -1,1 +1,209 @@
-"""."""
+"""LLM telemetry beside the hot path.
+
+    import sidestream
+
+    sidestream.configure(service="deckster")
+    sidestream.instrument_pydantic_ai()
+    with sidestream.session_context("session-1", "user-1"):
+        ...  # agents run; every request, run and tool call becomes an event
+
+`configure` raises on a wrong setting; nothing else here ever raises, waits for Redis, or does anything at all before
+`configure` was called.
+"""
+
+# ruff: noqa: E402 - the neighbours are looked at before one of them is imported
+from sidestream._neighbours import check_neighbours
+
+check_neighbours()
+
+import logging
+import math
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from pipeline.errors import SettingsError, SidestreamError
+from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from producers.telemetry import Telemetry
+from sidestream.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOG: Final = logging.getLogger("sidestream")
+
+_default: Final = Telemetry()
+"""The process's telemetry: switched off until `configure`, and the same object ever after."""
+
+emit: Final = _default.emit
+usage: Final = _default.usage
+error: Final = _default.error
+track_state_transition: Final = _default.track_state_transition
+operation: Final = _default.operation
+operation_done: Final = _default.operation_done
+session_context: Final = _default.session_context
+flush: Final = _default.flush
+close: Final = _default.close
+aflush: Final = _default.aflush
+aclose: Final = _default.aclose
+statistics: Final = _default.statistics
+
+
+class _Told:
+    """What has been decided or said once in this process."""
+
+    configured = False
+    logfire: bool | None = None
+    unpriced = False
+
+
+_configuring: Final = threading.RLock()
+
+
+def configure(  # noqa: PLR0913 - the settings, each by its name
+    service: str | None = None,
+    *,
+    version: str | None = None,
+    environment: str | None = None,
+    redis_url: str | None = None,
+    namespace: str | None = None,
+    partitions: int | None = None,
+    linger_ms: int | None = None,
+    buffer_events: int | None = None,
+    codec: str | None = None,
+    close_timeout_s: float | None = None,
+    enabled: bool | None = None,
+) -> Telemetry:
+    """Switch the process's telemetry on, and return it.
+
+    What is not given is read from the environment (`SIDESTREAM_…`), then from `sidestream.toml`. A second call closes
+    what the first one began.
+
+    Args:
+        service: The application's name.
+        version: Its version; also `APP_VERSION`.
+        environment: Where it runs; also `LOGFIRE_ENVIRONMENT`.
+        redis_url: `redis://`, `rediss://` or `unix://`; by default the embedded server, if one runs.
+        namespace: Keeps applications and environments on one Redis apart.
+        partitions: Streams to spread sessions over (1-1024).
+        linger_ms: Milliseconds an event waits for others of its frame (0-10,000).
+        buffer_events: Events held at most while Redis is slow or away (100-10,000,000).
+        codec: `mz` or `json`.
+        close_timeout_s: Seconds that closing waits for Redis (0-300).
+        enabled: False leaves it switched off.
+
+    Raises:
+        SettingsError: A setting is wrong or unknown; the message names it and its place.
+    """
+    given: dict[str, object] = {
+        "service": service,
+        "version": version,
+        "environment": environment,
+        "redis_url": redis_url,
+        "namespace": namespace,
+        "partitions": partitions,
+        "linger_ms": linger_ms,
+        "buffer_events": buffer_events,
+        "codec": codec,
+        "close_timeout_s": close_timeout_s,
+        "enabled": enabled,
+    }
+    settings = load_settings({name: value for name, value in given.items() if value is not None})
+    with _configuring:
+        if settings.enabled:
+            _default.configure(settings.publish, _finder(settings.redis_url))
+        else:
+            _default.close()
+        _Told.configured = True
+    return _default
+
+
+def _finder(url: str | None) -> "Callable[[], str | None]":
+    if url is not None:
+        return lambda: url
+    return _embedded_url
+
+
+def _embedded_url() -> str | None:
+    from sidestream.embedded import socket_url  # noqa: PLC0415 - asked by the publisher's thread
+
+    return socket_url()
+
+
+def configure_logfire(force: bool = False) -> bool:
+    """Set up what the guide's `configure_logfire` sets up; return whether anything goes to Logfire.
+
+    Reads `LOGFIRE_TOKEN`, `LOGFIRE_ENVIRONMENT`, `LOGFIRE_CONSOLE`, `LOGFIRE_TRACE_SAMPLE_RATE`,
+    `LOGFIRE_SEND_TO_LOGFIRE` and `APP_VERSION`. Calls `configure` if nobody did. Never raises.
+
+    Args:
+        force: Do it again, although it was done.
+    """
+    from sidestream.logfire import set_up_logfire  # noqa: PLC0415 - only for those who call it
+
+    with _configuring:
+        if _Told.logfire is not None and not force:
+            return _Told.logfire
+        if not _Told.configured:
+            try:
+                configure()
+            except SidestreamError as wrong:
+                _LOG.warning("telemetry is not configured", extra={"error": str(wrong)})
+        _Told.logfire = set_up_logfire(os.environ.get("SIDESTREAM_SERVICE", ""))
+        return _Told.logfire
+
+
+def is_configured() -> bool:
+    """Return whether `configure` was called, and left telemetry switched on."""
+    return _default.enabled
+
+
+def instrument_pydantic_ai() -> bool:
+    """Report every request, run and tool call of PydanticAI's agents; return whether they are observed."""
+    try:
+        from producers.pydantic_ai import instrument  # noqa: PLC0415 - only for those who call it
+    except ImportError as missing:
+        _LOG.warning("pydantic-ai cannot be observed", extra={"error": str(missing)})
+        return False
+    return instrument(_default)
+
+
+def estimate_token_cost(model: str, input_tokens: int, output_tokens: int) -> float:
+    """Return dollars for the tokens at today's price; NaN when the price is not known, for that is not 0."""
+    try:
+        from consumers.catalogue import estimate_usd  # noqa: PLC0415 - needs an extra
+    except ImportError:
+        if not _Told.unpriced:
+            _Told.unpriced = True
+            _LOG.warning("costs cannot be estimated without prices: pip install 'sidestream[worker]'")
+        return math.nan
+    return estimate_usd(model, input_tokens, output_tokens)
+
+
+__all__ = [
+    "ErrorEvent",
+    "Event",
+    "OperationEvent",
+    "SettingsError",
+    "SidestreamError",
+    "Telemetry",
+    "TransitionEvent",
+    "UsageEvent",
+    "aclose",
+    "aflush",
+    "close",
+    "configure",
+    "configure_logfire",
+    "emit",
+    "error",
+    "estimate_token_cost",
+    "flush",
+    "instrument_pydantic_ai",
+    "is_configured",
+    "operation",
+    "operation_done",
+    "session_context",
+    "statistics",
+    "track_state_transition",
+    "usage",
+]

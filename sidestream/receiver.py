@@ -38,7 +38,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 Value: TypeAlias = str | int | float | bool | tuple[str, ...]
 
-_POLL_S = 0.05
+_POLL_S = 0.01
 """How soon the accepting thread sees that it is to stop."""
 
 
@@ -243,6 +243,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """Head and body leave in one write: as two they cost 40 ms an answer (Nagle and the delayed acknowledgement)."""
 
     def do_POST(self) -> None:
         receiver = cast("_Server", self.server).receiver
@@ -267,6 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Location", reply.location)
             self.end_headers()
             self.wfile.write(content)
+            self.wfile.flush()
         except ConnectionError:
             self.close_connection = True
 

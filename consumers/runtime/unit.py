@@ -29,6 +29,9 @@ READ_ENTRIES: Final = 64
 MOST_EVENTS: Final = 20_000
 """Events of one batch, so that a batch of few cells still commits within tens of milliseconds."""
 
+MAX_REASON_BYTES: Final = 1_000
+"""Bytes of the sentence that a dead letter keeps."""
+
 _FIXED_KEYS: Final = 3
 _CACHED_DAYS: Final = 8
 
@@ -148,7 +151,7 @@ class Unit:
             raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
         await self._load_numbers(position, folded.delta)
         builder = PayloadBuilder(self.keys, position.numbers, self.effect.caps, first_key=_FIXED_KEYS + 1)
-        payload = builder.build(folded.delta, [_letter_row(letter) for letter in outcome.dead])
+        payload = builder.build(folded.delta)
         keys = [self.partition.stream(), self.keys.cursor(), self.keys.dead_letters(), *payload.keys]
         args = self._commit_args(position.cursor, outcome, payload.packed)
         answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, args))
@@ -185,6 +188,7 @@ class Unit:
             outcome.foreign,
             dead,
             packed,
+            *(part for letter in outcome.dead for part in _letter_args(letter)),
         ]
 
     def _count(self, outcome: Outcome, expired: int) -> None:
@@ -236,12 +240,6 @@ def cursor_from(flat: Sequence[bytes]) -> Cursor:
     return Cursor(fields[b"id"].decode(), int(fields[b"index"]), fields[b"done"].decode())
 
 
-def _letter_row(letter: DeadLetter) -> list[str | bytes]:
-    return [
-        letter.entry_id,
-        str(letter.index),
-        str(letter.events),
-        letter.code,
-        letter.reason,
-        letter.raw,
-    ]
+def _letter_args(letter: DeadLetter) -> list[Arg]:
+    reason = letter.reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
+    return [letter.entry_id, letter.index, letter.events, letter.code, reason, letter.raw]

@@ -13,6 +13,9 @@ from examples.deckster.conversation import AGENT_OF_STATE, State
 from examples.deckster.journal import JOURNAL
 from examples.deckster.models import Conditions, Offer, OfflineModel
 
+_ROOMY_SLIDES = 6
+"""A deck with more slides gets a denser layout."""
+
 Say = Callable[[str], Awaitable[None]]
 """Sends a piece of text to the user."""
 
@@ -62,7 +65,7 @@ class Result:
 async def find_template(ctx: RunContext[Conditions], topic: str) -> str:
     """Find the template that suits a topic best."""
     await ctx.deps.wait(0.8)
-    if ctx.deps.dice(JOURNAL.get(), "template").random() < ctx.deps.failing_ratio:
+    if ctx.deps.dice(JOURNAL.get(), "template").random() < ctx.deps.broken_ratio:
         raise TemplateLibraryError("the template library did not answer")
     return f"Template 'Clear', used for {topic}"
 
@@ -76,7 +79,7 @@ async def look_up_figures(ctx: RunContext[Conditions], topic: str) -> list[int]:
 async def pick_layout(ctx: RunContext[Conditions], slides: int) -> str:
     """Pick a layout for a number of slides."""
     await ctx.deps.wait(0.3)
-    return "two columns" if slides > 6 else "one column"
+    return "two columns" if slides > _ROOMY_SLIDES else "one column"
 
 
 async def check_spelling(ctx: RunContext[Conditions], text: str) -> str:

@@ -10,13 +10,12 @@ Run it with `python -m examples.deckster.app`, and send `{"say": "…"}` or `{"c
 import argparse
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import sidestream
 import uvicorn
 from pydantic_ai.exceptions import ModelAPIError
 from starlette.applications import Starlette
@@ -25,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+import sidestream
 from examples.deckster.agents import Deck, Team, TemplateLibraryError
 from examples.deckster.conversation import State, next_state
 from examples.deckster.journal import JOURNAL, Journal
@@ -135,7 +135,7 @@ class _Connection:
         session.state = state
 
     @contextmanager
-    def _patience(self) -> Iterator[None]:
+    def _patience(self) -> Generator[None]:
         """Give up a turn that takes longer than a user would wait."""
         turn = cast("asyncio.Task[None]", asyncio.current_task())
         patience_s = _PATIENCE_S * self._deckster.conditions.pace
@@ -177,7 +177,9 @@ def create_app(conditions: Conditions) -> Starlette:
         WebSocketRoute("/ws/{session_id}", deckster.converse),
         Route("/ledger/{session_id}", deckster.ledger),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.state.deckster = deckster
+    return app
 
 
 class _Server(uvicorn.Server):
@@ -192,12 +194,12 @@ class _Server(uvicorn.Server):
         if not self.started or not sockets:
             return
         port = sockets[0].getsockname()[1]
-        print(f"Deckster listens on ws://127.0.0.1:{port}/ws/SESSION?user=USER", flush=True)
         if self._ready_file:
             # Renamed into place: whoever waits for the file never reads half of it.
             draft = self._ready_file.with_suffix(".draft")
             draft.write_text(str(port))
             draft.replace(self._ready_file)
+        print(f"Deckster listens on ws://127.0.0.1:{port}/ws/SESSION?user=USER", flush=True)
 
 
 def main() -> None:

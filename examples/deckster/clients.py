@@ -2,8 +2,8 @@
 
 Keeps:
 - The count comes from what the server's protocol tells, never from Sidestream.
-- Every session's entries are counted once and without a hole: each reply says which entry it begins with. What a visitor
-  missed, because a connection dropped in the middle of a turn, it asks for after its connection has ended.
+- Every session's entries are counted once and without a hole: each reply says which entry it begins with. What a
+  visitor missed, because its connection dropped in the middle of a turn, it asks for when that has ended.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What really happened in a session, written down by those who did it: the models, the tools and the server.
 
-A real application has no such thing. Here it is the independent witness: it knows nothing of Sidestream, the server hands
-its entries to the clients, and what the clients add up must equal what the handlers committed.
+A real application has no such thing. Here it is the independent witness: it knows nothing of Sidestream, the server
+hands its entries to the clients, and what the clients add up must equal what the handlers committed.
 
 Keeps:
 - An entry is written when the thing it tells of has ended, whether it succeeded, failed or was cancelled.
@@ -12,7 +12,7 @@ Keeps:
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ class Journal:
     _unwanted: asyncio.Task[None] | None = None
 
     @contextmanager
-    def request(self, provider: str, model: str) -> Iterator[Outcome]:
+    def request(self, provider: str, model: str) -> Generator[Outcome]:
         """Write down a request to a model when it ends."""
         self.requests_begun += 1
         outcome = Outcome()
@@ -107,7 +107,7 @@ class Journal:
             )
 
     @contextmanager
-    def run(self, agent: str) -> Iterator[None]:
+    def run(self, agent: str) -> Generator[None]:
         """Write down a run of an agent when it ends."""
         outcome = Outcome()
         try:
@@ -117,7 +117,7 @@ class Journal:
             self.entries.append({"kind": "run", "agent": agent, "status": outcome.status})
 
     @contextmanager
-    def tool(self, tool: str) -> Iterator[None]:
+    def tool(self, tool: str) -> Generator[None]:
         """Write down a call of a tool when it ends."""
         outcome = Outcome()
         try:
@@ -127,7 +127,7 @@ class Journal:
             self.entries.append({"kind": "tool", "tool": tool, "status": outcome.status})
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> Generator[None]:
         """Mark that a model or a tool is busy: the moment at which a turn can be cancelled."""
         self._at_work += 1
         if self._unwanted:
@@ -154,7 +154,7 @@ class Journal:
             self.entries.append({"kind": "error", "error": type(error).__name__})
 
     @contextmanager
-    def _watch(self, outcome: Outcome) -> Iterator[None]:
+    def _watch(self, outcome: Outcome) -> Generator[None]:
         try:
             yield
         except asyncio.CancelledError:

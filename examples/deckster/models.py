@@ -56,6 +56,7 @@ class Conditions:
         failing_ratio: Requests refused with 429 or 500, of all requests.
         stalled_ratio: Requests that get no answer in time, of all requests.
         cut_ratio: Streams that the provider breaks off in the middle, of all streams.
+        broken_ratio: Searches of the template library that fail, of all of them.
     """
 
     seed: int = 7
@@ -63,6 +64,7 @@ class Conditions:
     failing_ratio: float = 0.03
     stalled_ratio: float = 0.005
     cut_ratio: float = 0.05
+    broken_ratio: float = 0.04
 
     def dice(self, journal: Journal, what: str) -> random.Random:
         """Return a source of chance for `what` happens at this point of a session: the same whenever it is repeated."""
@@ -109,10 +111,12 @@ class OfflineModel(Model):
 
     @property
     def model_name(self) -> str:
+        """Return the model's name, as its provider writes it."""
         return self._offer.model
 
     @property
     def system(self) -> str:
+        """Return the provider's name."""
         return self._offer.provider
 
     async def request(
@@ -121,6 +125,7 @@ class OfflineModel(Model):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
+        """Answer at once, after the time it takes."""
         _, parameters = self.prepare_request(model_settings, model_request_parameters)
         journal = JOURNAL.get()
         with journal.request(self.system, self.model_name) as outcome:
@@ -144,8 +149,9 @@ class OfflineModel(Model):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
+        run_context: RunContext[Any] | None = None,  # noqa: ARG002 - the signature is PydanticAI's
     ) -> AsyncGenerator[StreamedResponse]:
+        """Answer in pieces."""
         _, parameters = self.prepare_request(model_settings, model_request_parameters)
         journal = JOURNAL.get()
         with journal.request(self.system, self.model_name) as outcome:
@@ -186,8 +192,8 @@ class OfflineModel(Model):
 class _OfflineStream(StreamedResponse):
     """An answer that arrives in pieces.
 
-    The provider reports a piece's tokens after the piece, as real ones do; so a stream that is left early, or broken off
-    by the provider, has reported a part of them.
+    The provider reports a piece's tokens after the piece, as real ones do; so a stream that is left early, or broken
+    off by the provider, has reported a part of them.
     """
 
     _offer: Offer

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-_WORDS = (
-    "growth market margin customer launch roadmap team quarter pilot budget risk forecast channel partner product "
-    "platform region demand capacity retention"
-).split()
+_WORDS = ("growth", "market", "margin", "customer", "launch", "roadmap", "quarter", "pilot", "budget", "forecast")
+_ENOUGH_CHARACTERS = 120
+"""A brief of this length answers all questions; a shorter one does so with the luck below."""
+_LUCK_RATIO = 0.6
+_APPROVED_RATIO = 0.75
+_WORDS_OF_SPEAKER_NOTES = 2_400
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def greet(asked: Asked) -> Reply:
 
 def clarify(asked: Asked) -> Reply:
     """Ask what is still missing, until the brief is long enough to work with."""
-    enough = len(asked.prompt) > 120 or asked.dice.random() < 0.6
+    enough = len(asked.prompt) > _ENOUGH_CHARACTERS or asked.dice.random() < _LUCK_RATIO
     questions: list[JsonValue] = [f"{_prose(asked.dice, 10)[:-1]}?" for _ in range(0 if enough else 3)]
     return Reply(output={"enough": enough, "questions": questions})
 
@@ -57,9 +59,12 @@ def write(asked: Asked) -> Reply:
     """Look up figures and a layout at once, then write; speaker notes make it several times longer."""
     if not asked.tools_answered:
         return Reply(
-            tools=[("look_up_figures", {"topic": asked.prompt[:40]}), ("pick_layout", {"slides": asked.dice.randint(5, 9)})]
+            tools=[
+                ("look_up_figures", {"topic": asked.prompt[:40]}),
+                ("pick_layout", {"slides": asked.dice.randint(5, 9)}),
+            ]
         )
-    length = 2_400 if "speaker notes" in asked.prompt else asked.dice.randint(150, 350)
+    length = _WORDS_OF_SPEAKER_NOTES if "speaker notes" in asked.prompt else asked.dice.randint(150, 350)
     return Reply(text=_prose(asked.dice, length))
 
 
@@ -67,7 +72,7 @@ def review(asked: Asked) -> Reply:
     """Approve most decks, send some back with remarks."""
     if not asked.tools_answered:
         return Reply(tools=[("check_spelling", {"text": asked.prompt[:80]})])
-    approved = asked.dice.random() < 0.75
+    approved = asked.dice.random() < _APPROVED_RATIO
     remarks: list[JsonValue] = [_prose(asked.dice, 12) for _ in range(0 if approved else 2)]
     return Reply(output={"approved": approved, "remarks": remarks})
 

@@ -41,7 +41,7 @@ class Plan:
 
 
 def plan_visitors(sessions: int, seconds: float, seed: int) -> list[Plan]:
-    """Plan a run of `sessions` visitors within `seconds`; the last of the burst wants speaker notes, which takes long."""
+    """Plan a run of `sessions` visitors within `seconds`; the last of the burst wants speaker notes, which are long."""
     quiet = round(sessions * _QUIET_RATIO)
     in_burst = range(quiet, max(quiet + 1, sessions - quiet))
     return [_plan(number, sessions, seconds, seed, in_burst) for number in range(sessions)]

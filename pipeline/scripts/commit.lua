@@ -8,11 +8,11 @@
 -- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry  6 whole entries passed
 --       7 producer of entry `to id`  8 its first sequence  9 from: stream | archive  10 recipe hash  11 group
 --       12 committed  13 known  14 foreign  15 dead-lettered  16 payload
+--       17.. dead letters: entry id, index, events, code, reason, raw (plain arguments, for cmsgpack knows no binary)
 -- The payload is msgpack of nothing but arrays and strings, so no number passes through cmsgpack:
 --   { {{key, expire_at_s, {field, delta, ...}}, ...},                               increments of hashes
 --     {{key, ranking key, expire_at_s, cap, {{name, rank delta, {measure, delta, ...}}, ...}}, ...},   marginals
---     {{key, expire_at_s, keep, {member, score, ...}}, ...},                        the largest of a window
---     {{entry id, index, events, code, reason, raw}, ...} }                         dead letters
+--     {{key, expire_at_s, keep, {member, score, ...}}, ...} }                       the largest of a window
 -- Answers  {OK, deltas left out as expired} | {STALE, id, index} | {GONE} | {RECIPE, hash} | {OVERFLOW, field} | {BAD, what}
 
 local OTHER = '__other__'
@@ -159,9 +159,9 @@ for _, op in ipairs(largest) do
   redis.call('ZREMRANGEBYRANK', op[1], 0, -(tonumber(op[3]) + 1))
   redis.call('EXPIREAT', op[1], op[2])
 end
-for _, letter in ipairs(payload[4]) do
-  redis.call('XADD', KEYS[3], '*', 'entry', letter[1], 'index', letter[2], 'events', letter[3], 'code', letter[4],
-    'reason', letter[5], 'raw', letter[6])
+for i = 17, #ARGV, 6 do
+  redis.call('XADD', KEYS[3], '*', 'entry', ARGV[i], 'index', ARGV[i + 1], 'events', ARGV[i + 2], 'code', ARGV[i + 3],
+    'reason', ARGV[i + 4], 'raw', ARGV[i + 5])
 end
 
 local time = redis.call('TIME')

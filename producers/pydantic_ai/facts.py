@@ -19,7 +19,6 @@ from pipeline.events import Status, UsageEvent
 from pipeline.redact import redact
 from pipeline.units import seconds_to_us, usd_to_nano
 
-
 _QUOTES = re.compile(r"[:({=]")
 """Where pydantic-ai's sentences about a model's behaviour begin to quote."""
 

@@ -68,6 +68,9 @@ class _Beside(_Watching, InstrumentationSettings):
     ) -> None:
         """Keep the response and pass on."""
         self.recorder.safely(self.keep_response, span, response)
+        if isinstance(span, WatchedSpan) and span.inner is not None and not span.inner.is_recording():
+            # Sampled out: without us pydantic-ai would not have come here.
+            return
         super().handle_messages(input_messages, response, span, *args, **kwargs)
 
     def record_metrics(
@@ -165,6 +168,7 @@ def _beside(recorder: Recorder, settings: InstrumentationSettings) -> Instrument
     """Copy `settings` into a class that is ours first and theirs next, so that their overrides hold."""
     beside = copy.copy(settings)
     kind = type(settings)
+    vars(beside).pop(_REMEMBERED, None)
     beside.__class__ = type(f"Watching{kind.__name__}", (_Beside, kind), {})
     beside.tracer = WatchingTracer(recorder, settings.tracer)
     watching = cast("_Watching", cast("object", beside))

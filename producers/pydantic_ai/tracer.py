@@ -7,6 +7,7 @@ Keeps:
 - Only the watching is guarded: what the tracer behind raises is raised, as it would be without us.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -48,7 +49,7 @@ class WatchedSpan(Span):
         self._recording = recording
         self._context = (inner or get_current_span()).get_span_context()
         self._kept: dict[str, AttributeValue] = {}
-        self._failure: BaseException | None = None
+        self._failed = False
         self._ended = False
 
     @property
@@ -60,11 +61,17 @@ class WatchedSpan(Span):
         """Stop watching, once."""
         if not self._ended:
             self._ended = True
-            self._recorder.safely(self._recorder.finish, self.watch, error or self._failure)
+            if self.inner is not None:
+                # A fallback names the model that answers on the current span, which is the real one.
+                self._recorder.safely(self._keep, self.attributes)
+            self._recorder.safely(self._recorder.finish, self.watch, error)
 
     def end(self, end_time: int | None = None) -> None:
-        """End both: called only for a span that was started without a scope."""
-        self.close(None)
+        """End both: called only for a span that was started without a scope, in the `finally` around its work."""
+        leaving = sys.exception()
+        # An exception that is being handled further out is not ours: a failure was said so, a cancellation never is.
+        ours = self._failed or not isinstance(leaving, Exception)
+        self.close(leaving if ours else None)
         if self.inner is not None:
             self.inner.end(end_time)
 
@@ -101,11 +108,15 @@ class WatchedSpan(Span):
             self.inner.update_name(name)
 
     def is_recording(self) -> bool:
-        """Say what the real span says; a placeholder records only where pydantic-ai would not tell us otherwise."""
-        return self._recording and not self._ended if self.inner is None else self.inner.is_recording()
+        """Say what the real span says, and yes for a request: of one that is not recording we would not be told."""
+        if self._recording or self.inner is None:
+            return self._recording and not self._ended
+        return self.inner.is_recording()
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Pass on."""
+        """Pass on, and remember a failure."""
+        code = status.status_code if isinstance(status, Status) else status
+        self._failed = self._failed or code is StatusCode.ERROR
         if self.inner is not None:
             self.inner.set_status(status, description)
 
@@ -116,8 +127,7 @@ class WatchedSpan(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Pass on, and keep it: where there is no scope, this is how a failure is told."""
-        self._failure = exception
+        """Pass on."""
         if self.inner is not None:
             self.inner.record_exception(exception, attributes, timestamp, escaped)
 
@@ -140,6 +150,12 @@ class _Scope(AbstractContextManager[Span]):
 
     def __enter__(self) -> Span:
         inner = self._real.__enter__() if self._real is not None else None
+        span = self._recorder.safely(self._open, inner)
+        if span is not None:
+            return span
+        return inner if inner is not None else INVALID_SPAN
+
+    def _open(self, inner: Span | None) -> Span:
         request = isinstance(self._watch, Request)
         span = WatchedSpan(self._recorder, self._watch, inner, recording=request)
         self._span = span
@@ -187,7 +203,9 @@ class WatchingTracer(Tracer):
         watch = self._watch(name, attributes)
         if watch is None:
             return span
-        return WatchedSpan(self._recorder, watch, None if self.inner is None else span, recording=True)
+        real = None if self.inner is None else span
+        # With nobody behind us failures of runs and tools must be told too: here no scope sees them leave.
+        return WatchedSpan(self._recorder, watch, real, recording=real is None or isinstance(watch, Request))
 
     def start_as_current_span(  # noqa: PLR0913, PLR0917 - the signature is OpenTelemetry's
         self,

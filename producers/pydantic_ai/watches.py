@@ -214,17 +214,17 @@ class Request(Watch):
             case "interrupted", Run(outcome=None) as run:
                 # The consumer left the stream, or the provider broke it: only the run's end can tell.
                 run.cut.append(self)
-            case "interrupted", run:
-                self.settle_cut(run.outcome if run is not None and run.outcome else "interrupted", error)
-            case "incomplete", _:
-                self._answered("interrupted")
+            case "interrupted", Run(outcome=outcome):
+                self.settle_cut(outcome, error)
+            case "interrupted" | "incomplete", _:
+                self.settle_cut(_status(error), error)
             case _:
                 # An exception that came after the response is a hook's: the request itself went well.
                 self._answered("ok")
 
-    def settle_cut(self, outcome: Status, error: BaseException | None) -> None:
+    def settle_cut(self, outcome: Status | None, error: BaseException | None) -> None:
         """Report a stream that ended early: broken by the provider, cancelled with its run, or left by its reader."""
-        if outcome == "error" and error is not None and facts.raised_by_model(error):
+        if outcome == "error" and isinstance(error, Exception) and facts.raised_by_model(error):
             self._answered("error", type(error).__name__)
             self.report_error(error, agent=self.agent, model=self._asked.model, operation="chat")
         elif outcome == "cancelled":

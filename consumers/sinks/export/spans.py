@@ -237,7 +237,7 @@ def _put_times(span: Span, event: Event) -> None:
 
 
 class _Attributes:
-    """Adds attributes in place, absent ones not: 9 us a span, where building KeyValue objects and copying took 26."""
+    """Adds attributes in place, absent ones not: 9 us for 16 of them, where copying in KeyValue objects took 26."""
 
     __slots__ = ("_into",)
 

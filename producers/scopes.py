@@ -1,0 +1,140 @@
+"""What stands around events: a session, and an operation that is timed.
+
+Keeps: entering and leaving never raise, and never swallow what the application raises.
+"""
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from pipeline import limits
+from producers.context import (
+    CONTEXT,
+    RUN,
+    Context,
+    RunContext,
+    enter_context,
+    enter_run,
+    leave_context,
+    leave_run,
+)
+from producers.exceptions import status_of, type_name
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+    from producers.telemetry import Telemetry
+
+
+class SessionContext:
+    """Tags the events inside with a session and a user; may be entered once."""
+
+    __slots__ = ("_given", "_telemetry", "_token")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what `Telemetry.session_context` takes, unread
+        self,
+        telemetry: "Telemetry",
+        session_id: str,
+        user_id: str | None,
+        tenant: str | None,
+        tags: Iterable[str] | None,
+        state: str | None,
+    ) -> None:
+        self._telemetry = telemetry
+        self._given = (session_id, user_id, tenant, tags, state)
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Context:
+        outer = CONTEXT.get()
+        try:
+            context = self._context(outer)
+        except Exception:  # noqa: BLE001 - the application's block must run, whatever it passed
+            context = outer
+        self._token = enter_context(context)
+        return context
+
+    def _context(self, outer: Context) -> Context:
+        session_id, user_id, tenant, tags, state = self._given
+        session = _text(session_id)
+        same = session == outer.session
+        if state is None and same:
+            state = outer.state
+        return Context(
+            session,
+            outer.user if user_id is None else _text(user_id),
+            outer.tenant if tenant is None else _text(tenant),
+            _text(self._telemetry.enter_state(session, None if state is None else _text(state))),
+            outer.tags if tags is None else _words(tags),
+            outer if same else None,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            leave_context(self._token)
+            self._token = None
+
+
+class Operation:
+    """Times what happens inside; may be entered once. `operation_id` and `run_id` are there once it has been."""
+
+    __slots__ = ("_agent", "_kind", "_name", "_outer", "_started_ns", "_telemetry", "_token", "operation_id", "run_id")
+
+    def __init__(self, telemetry: "Telemetry", name: str, kind: Literal["run", "tool", "step"], agent: str) -> None:
+        self._telemetry = telemetry
+        self._name = name
+        self._kind: Literal["run", "tool", "step"] = kind
+        self._agent = agent
+        self._token: Token[RunContext] | None = None
+        self.operation_id = ""
+        self.run_id = ""
+
+    def __enter__(self) -> Self:
+        telemetry = self._telemetry
+        if not telemetry.enabled:
+            return self
+        outer = self._outer = RUN.get()
+        self._agent = self._agent or outer.agent
+        self.operation_id = telemetry.new_id()
+        # A run begins a run; a step or tool belongs to the one it is in, or else is one by itself.
+        self.run_id = self.operation_id if self._kind == "run" else outer.run_id or self.operation_id
+        self._token = enter_run(RunContext(self.run_id, self.operation_id, self._agent, outer.trace_id))
+        telemetry.open_operations.begin(self.operation_id, self._name, self._agent, time.time_ns() // 1000)
+        self._started_ns = time.perf_counter_ns()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is None:
+            return
+        duration_us = (time.perf_counter_ns() - self._started_ns) // 1000
+        telemetry = self._telemetry
+        status = status_of(error)
+        if error is not None and status == "error":
+            telemetry.error(error, agent=self._agent, operation=self._name)
+        leave_run(self._token)
+        self._token = None
+        telemetry.open_operations.end(self.operation_id)
+        telemetry.operation_done(
+            self._name,
+            duration_us=duration_us,
+            kind=self._kind,
+            status=status,
+            agent=self._agent,
+            error_type=type_name(error) if error is not None and status == "error" else "",
+            operation_id=self.operation_id,
+            run_id=self.run_id,
+            parent_id=self._outer.operation_id,
+        )
+
+
+def _text(value: str) -> str:
+    return str(value)[: limits.MAX_NAME_CHARS]
+
+
+def _words(tags: Iterable[str]) -> tuple[str, ...]:
+    some = [tags] if isinstance(tags, str) else list(tags)
+    return tuple(_text(tag) for tag in some[: limits.MAX_TAGS])

@@ -1,0 +1,23 @@
+"""The `sidestream` command; `python -m sidestream` is the same."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say what it needs."""
+    try:
+        from sidestream.cli.app import run  # noqa: PLC0415 - what it imports is an extra
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"sidestream", "consumers", "producers", "pipeline"}:
+            raise
+        sys.stderr.write(
+            f"sidestream: the command line needs the extra 'worker' ({package} is not installed).\n"
+            "            pip install 'sidestream[worker]'\n"
+        )
+        sys.exit(2)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The application's settings: arguments of `configure` over the environment over `sidestream.toml` over defaults.
+
+Keeps:
+- A wrong or unknown setting is refused by its name and its place: `SIDESTREAM_LINGER_MS`,
+  `sidestream.toml: publish.linger_ms`, `configure(linger_ms=…)`.
+- Nothing else in the application's way reads the environment.
+"""
+
+import difflib
+import math
+import os
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from pipeline.errors import SettingsError
+from pipeline.events import Resource
+from producers.settings import PublishSettings
+
+CONFIG_VARIABLE: Final = "SIDESTREAM_CONFIG"
+CONFIG_FILE: Final = "sidestream.toml"
+
+TABLES: Final = frozenset({"redis", "publish", "state", "price", "budget", "alert", "sink", "worker"})
+"""Tables of `sidestream.toml`; the application reads `redis` and `publish`, workers the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """What `configure` found; `redis_url` is None where nobody named one, and the embedded server is looked for."""
+
+    publish: PublishSettings
+    redis_url: str | None = None
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Knob:
+    """One setting: the table it stands in, the variables it is read from (the first set one counts), its reader."""
+
+    table: str
+    variables: tuple[str, ...]
+    read: Callable[[object], object]
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    match str(value).strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("use true or false")
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("use a whole number")  # noqa: TRY004 - named and placed by the caller, as any wrong value
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("use a whole number") from None
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("use a number of seconds")  # noqa: TRY004 - see _integer
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError("use a number of seconds") from None
+    if not math.isfinite(seconds):
+        raise ValueError("use a number of seconds")
+    return seconds
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("use printable text")
+    return value
+
+
+def _url(value: object) -> str:
+    url = _word(value)
+    scheme = urlsplit(url).scheme
+    if scheme not in {"redis", "rediss", "unix"}:
+        # The value may hold a password: only its scheme is shown.
+        raise ValueError(f"use redis://, rediss:// or unix://, not {scheme or 'an address without a scheme'}")
+    return url
+
+
+KNOBS: Final[Mapping[str, _Knob]] = {
+    "enabled": _Knob("publish", ("SIDESTREAM_ENABLED",), _boolean),
+    "redis_url": _Knob("redis", ("SIDESTREAM_REDIS_URL",), _url),
+    "namespace": _Knob("redis", ("SIDESTREAM_NAMESPACE",), _word),
+    "partitions": _Knob("publish", ("SIDESTREAM_PARTITIONS",), _integer),
+    "linger_ms": _Knob("publish", ("SIDESTREAM_LINGER_MS",), _integer),
+    "buffer_events": _Knob("publish", ("SIDESTREAM_BUFFER_EVENTS",), _integer),
+    "codec": _Knob("publish", ("SIDESTREAM_CODEC",), _word),
+    "close_timeout_s": _Knob("publish", ("SIDESTREAM_CLOSE_TIMEOUT_S",), _seconds),
+    "service": _Knob("publish", ("SIDESTREAM_SERVICE",), _word),
+    "version": _Knob("publish", ("APP_VERSION",), _word),
+    "environment": _Knob("publish", ("SIDESTREAM_ENVIRONMENT", "LOGFIRE_ENVIRONMENT"), _word),
+}
+_FILE_NAMES: Final = {("redis", "url"): "redis_url"} | {
+    (knob.table, name): name for name, knob in KNOBS.items() if name != "redis_url"
+}
+
+
+def load_settings(given: Mapping[str, object], environ: Mapping[str, str] | None = None) -> AppSettings:
+    """Compose the application's settings.
+
+    Args:
+        given: The arguments of `configure` that are not None, by name.
+        environ: The environment; this process's by default.
+
+    Raises:
+        SettingsError: A setting is wrong or unknown; the message names it and its place.
+    """
+    variables = os.environ if environ is None else environ
+    found = _from_file(variables)
+    found |= _from_environment(variables)
+    for name, value in given.items():
+        found[name] = (f"configure({name}=…)", value)
+    values = {name: _read(name, place, value) for name, (place, value) in found.items()}
+    places = {name: place for name, (place, _) in found.items()}
+    return AppSettings(
+        publish=_publish(values, places),
+        redis_url=cast("str | None", values.get("redis_url")),
+        enabled=cast("bool", values.get("enabled", True)),
+    )
+
+
+def _read(name: str, place: str, value: object) -> object:
+    try:
+        return KNOBS[name].read(value)
+    except ValueError as error:
+        shown = "" if name == "redis_url" else f" {value!r}"
+        raise SettingsError(f"{place}:{shown} is not a valid {name}: {error}") from None
+
+
+def _publish(values: Mapping[str, object], places: Mapping[str, str]) -> PublishSettings:
+    resource = Resource(
+        service=cast("str", values.get("service", "")),
+        version=cast("str", values.get("version", "")),
+        environment=cast("str", values.get("environment", "development")),
+        instance=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    names = ("namespace", "partitions", "linger_ms", "buffer_events", "codec", "close_timeout_s")
+    plain: dict[str, object] = {name: values[name] for name in names if name in values}
+    try:
+        return PublishSettings(resource=resource, **plain)  # pyright: ignore[reportArgumentType] - read by its knob
+    except SettingsError as error:
+        name = str(error).split(" ", 1)[0]
+        raise SettingsError(f"{places.get(name, name)}: {error}") from None
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, tuple[str, object]]:
+    found: dict[str, tuple[str, object]] = {}
+    for name, knob in KNOBS.items():
+        for variable in reversed(knob.variables):
+            # An empty variable is how compose files and shells say "not set".
+            if variables.get(variable):
+                found[name] = (variable, variables[variable])
+    _refuse_misspelt(variables)
+    return found
+
+
+def _refuse_misspelt(variables: Mapping[str, str]) -> None:
+    """Refuse a variable that looks like one of ours; others may belong to workers, or to whoever runs us."""
+    known = [variable for knob in KNOBS.values() for variable in knob.variables] + [CONFIG_VARIABLE]
+    for variable in variables:
+        if not variable.startswith("SIDESTREAM_") or variable in known:
+            continue
+        if any(variable.startswith(f"{other}_") for other in known):
+            continue  # Kubernetes describes a service named "sidestream" so: SIDESTREAM_SERVICE_HOST
+        close = difflib.get_close_matches(variable, known, 1, cutoff=0.9)
+        if close:
+            raise SettingsError(f"{variable}: there is no such setting; did you mean {close[0]}?")
+
+
+def _from_file(variables: Mapping[str, str]) -> dict[str, tuple[str, object]]:
+    named = variables.get(CONFIG_VARIABLE)
+    path = Path(named or CONFIG_FILE)
+    tables = _tables(path, required=bool(named))
+    found: dict[str, tuple[str, object]] = {}
+    for table, content in tables.items():
+        if table not in TABLES:
+            raise SettingsError(f"{path}: there is no table [{table}]; known are {', '.join(sorted(TABLES))}")
+        if table not in {"redis", "publish"}:
+            continue
+        if not isinstance(content, dict):
+            raise SettingsError(f"{path}: [{table}] is not a table")
+        for key, value in cast("dict[str, object]", content).items():
+            name = _FILE_NAMES.get((table, key))
+            if name is None:
+                known = ", ".join(sorted(k for t, k in _FILE_NAMES if t == table))
+                raise SettingsError(f"{path}: {table}.{key}: there is no such setting; known are {known}")
+            found[name] = (f"{path}: {table}.{key}", value)
+    return found
+
+
+def _tables(path: Path, *, required: bool) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"{CONFIG_VARIABLE}: there is no file {path}") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error

@@ -1,0 +1,248 @@
+"""Units on a real server: one batch from one cursor, whatever happens in between."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from consumers.handlers.folding import Folded, fold_slices
+from consumers.handlers.metrics import MetricsHandler
+from consumers.handlers.recipe import Recipe
+from consumers.reader import StateReader
+from consumers.runtime.batch import Decoder
+from consumers.runtime.contract import Slice
+from consumers.runtime.effects import FoldEffect
+from consumers.runtime.run import Worker
+from consumers.runtime.unit import OlderRecipeError, Unit
+from consumers.state import Caps, Delta
+from consumers.views.dead_letters import read_dead_letters
+from pipeline.connection import AsyncServer, RedisSettings
+from pipeline.events import Event, UsageEvent
+from pipeline.keys import Keys
+from pipeline.wire import Frame
+
+NOW_US = time.time_ns() // 1_000
+
+
+def usage(tokens: int = 1, *, agent: str = "writer", session: str = "s", time_us: int = NOW_US) -> UsageEvent:
+    """Return a request with `tokens` input tokens."""
+    return UsageEvent(time_us, agent=agent, model="gpt-4o", input_tokens=tokens, duration_us=1_000, session=session)
+
+
+def unit_of(server: AsyncServer, keys: Keys, handler: object | None = None) -> Unit:
+    """Return a unit of partition 0, as a worker of its own would have it."""
+    effect = FoldEffect(handler or MetricsHandler())  # pyright: ignore[reportArgumentType] - a test's own handler
+    return Unit(server, keys.partition(0), effect, Decoder())
+
+
+async def tokens_of(server: AsyncServer, keys: Keys) -> int:
+    """Return the input tokens of all cells, since the beginning."""
+    cells = await StateReader(server, keys, 1).lifetime("metrics")
+    return sum(measures.get("ti", 0) for measures in cells.values())
+
+
+async def drain(unit: Unit) -> int:
+    """Step until nothing is left."""
+    total = 0
+    while moved := await unit.step():
+        total += moved
+    return total
+
+
+async def test_a_frame_is_counted_once_and_the_cursor_stands_behind_it(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """A second look finds nothing."""
+    unit = unit_of(server, keys)
+    entry_id = await append([usage(3), usage(4)])
+    assert await drain(unit) == 2
+    assert await drain(unit) == 0
+    assert await tokens_of(server, keys) == 7
+    cursor = await unit.declare()
+    assert (cursor.entry_id, cursor.index, cursor.done) == (entry_id, 0, entry_id)
+
+
+async def test_two_workers_from_one_cursor_count_once(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """The second commit is STALE: it changes nothing, and its worker goes on from the new cursor."""
+    first, second = unit_of(server, keys), unit_of(server, keys)
+    await append([usage(5)])
+    await first.declare()
+    await second.declare()
+    assert await first.step() == 1
+    assert await second.step() == 0
+    assert second.statistics.stale + (await drain(second)) <= 1
+    assert await tokens_of(server, keys) == 5
+
+
+async def test_a_frozen_worker_that_thaws_counts_nothing_twice(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """It has read and folded before another worker committed the same events."""
+
+    class Frozen(MetricsHandler):
+        """Lets another worker finish between its fold and its commit."""
+
+        thawed = False
+
+    handler = Frozen()
+    frozen, other = unit_of(server, keys, handler), unit_of(server, keys)
+    await append([usage(5), usage(6)])
+    effect = frozen.effect
+    apply = effect.apply
+
+    async def freeze(slices: Sequence[Slice]) -> Folded:
+        folded = await apply(slices)
+        await drain(other)
+        return folded
+
+    effect.apply = freeze
+    assert await frozen.step() == 0
+    assert frozen.statistics.stale == 1
+    assert await tokens_of(server, keys) == 11
+
+
+async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """If the last entry of the batch is no longer the one that was read, nothing is counted."""
+    unit = unit_of(server, keys)
+    entry_id = await append([usage(5)])
+    apply = unit.effect.apply
+
+    async def roll_back(slices: Sequence[Slice]) -> Folded:
+        folded = await apply(slices)
+        await server.call("XDEL", keys.partition(0).stream(), entry_id)
+        return folded
+
+    unit.effect.apply = roll_back
+    assert await unit.step() == 0
+    assert unit.statistics.gone == 1
+    assert await tokens_of(server, keys) == 0
+    await server.call("FLUSHALL")
+
+
+async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """A budget cuts a frame; the next batch begins at the event behind the cut, also in another worker."""
+
+    class Frugal(MetricsHandler):
+        """Takes about two events a commit."""
+
+        def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
+            return super().fold(slices, 40)
+
+    await append([usage(1 << n, agent=f"agent-{n}") for n in range(10)])
+    first = unit_of(server, keys, Frugal())
+    moved = await first.step()
+    assert 0 < moved < 10
+    assert (await first.declare()).index == moved
+    second = unit_of(server, keys, Frugal())
+    assert moved + await drain(second) == 10
+    assert await tokens_of(server, keys) == 1023
+
+
+async def test_bad_events_become_dead_letters_and_their_neighbours_count(
+    server: AsyncServer,
+    keys: Keys,
+    append,  # noqa: ANN001
+) -> None:
+    """Each with its place and its reason: a malformed event, an unreadable frame, a clock far ahead."""
+    events = [{"event": "usage", "time_us": NOW_US, "input_tokens": 2}, {"event": "telepathy", "time_us": 1}]
+    await append.raw(msgspec.json.encode({"events": events}), 2, codec="json")
+    await append.raw(b"\x00nonsense", 7)
+    await append([usage(3), usage(4, time_us=NOW_US + 2 * 3_600_000_000)])
+    unit = unit_of(server, keys)
+    assert await drain(unit) == 11
+    assert await tokens_of(server, keys) == 5
+    letters = await read_dead_letters(server, keys, 1)
+    assert sorted((letter.code, letter.index, letter.events) for letter in letters) == [
+        ("bad_compression", -1, 7),
+        ("clock", 1, 1),
+        ("unknown_kind", 1, 1),
+    ]
+
+
+async def test_an_event_that_breaks_the_fold_is_set_aside_alone(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """Whatever an event does to a handler, its neighbours are counted, once."""
+
+    def explode(delta: Delta, frame: Frame, event: Event) -> None:
+        assert isinstance(event, UsageEvent)
+        cell = delta.cell(NOW_US // 1_000_000 // 10 * 10, ("", "", "", "", event.agent, "", "", "ok"))
+        delta.add(cell, "ti", event.input_tokens)
+        if event.input_tokens == 13:
+            raise ZeroDivisionError("thirteen")
+
+    class Fragile(MetricsHandler):
+        """Adds, and then fails, on one number."""
+
+        def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
+            return fold_slices(slices, budget, explode)
+
+    await append([usage(1), usage(13), usage(2)])
+    assert await drain(unit_of(server, keys, Fragile())) == 3
+    assert await tokens_of(server, keys) == 3
+    (letter,) = await read_dead_letters(server, keys, 1)
+    assert (letter.code, letter.index, letter.reason) == ("poison", 1, "ZeroDivisionError: thirteen")
+
+
+async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """A stored integer near its limit refuses one event, with nothing written before the refusal."""
+    unit = unit_of(server, keys)
+    await append([usage(1)])
+    await drain(unit)
+    window = keys.partition(0).unit("metrics").window("all", 0)
+    await server.call("HSET", window, "0.ti", str(2**62))
+    await append([usage(1), UsageEvent(NOW_US, agent="writer", model="gpt-4o", session="s", duration_us=1_000)])
+    assert await drain(unit) == 2
+    (letter,) = await read_dead_letters(server, keys, 1)
+    assert (letter.code, letter.index) == ("overflow", 0)
+    assert await server.call("HGET", window, "0.rq") == b"2"
+
+
+async def test_a_worker_with_an_older_recipe_leaves_the_unit(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """Once a newer recipe is in force, the old one never writes again: two prices are never mixed."""
+
+    class Newer(MetricsHandler):
+        """A later revision of the fold."""
+
+        def recipe(self) -> Recipe:
+            return Recipe(99, Caps())
+
+    old, new = unit_of(server, keys), unit_of(server, keys, Newer())
+    await append([usage(1)])
+    await drain(old)
+    await append([usage(2)])
+    await drain(new)
+    await append([usage(4)])
+    assert await old.step() == 0
+    with pytest.raises(OlderRecipeError, match="upgrade this worker"):
+        await old.step()
+    await drain(new)
+    assert await tokens_of(server, keys) == 7
+
+
+async def test_the_group_shows_the_lag_that_everyones_tools_read(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+    """XINFO GROUPS follows the cursor, and a destroyed group comes back."""
+    unit = unit_of(server, keys)
+    stream = keys.partition(0).stream()
+    await append([usage(1)])
+    await append([usage(1)])
+    await drain(unit)
+    await server.call("XGROUP", "DESTROY", stream, unit.group)
+    await append([usage(1)])
+    await drain(unit)
+    (group,) = await server.call("XINFO", "GROUPS", stream)
+    assert dict(zip(group[::2], group[1::2], strict=True))[b"lag"] == 0
+
+
+async def test_workers_that_race_without_leases_count_once(
+    redis_url: str, server: AsyncServer, keys: Keys, append
+) -> None:  # noqa: ANN001
+    """Leases save work; being right does not hang on them."""
+    for number in range(40):
+        await append([usage(number, agent=f"agent-{number % 7}") for _ in range(25)])
+    others = [AsyncServer(RedisSettings(redis_url)) for _ in range(3)]
+    workers = [Worker(other, keys, [FoldEffect(MetricsHandler())]) for other in others]
+    import anyio  # noqa: PLC0415 - only this test runs several at once
+
+    async with anyio.create_task_group() as group:
+        for worker in workers:
+            group.start_soon(worker.run_until_idle)
+    await workers[0].run_until_idle()
+    assert await tokens_of(server, keys) == 25 * sum(range(40))
+    for other in others:
+        await other.aclose()
