@@ -8,10 +8,11 @@ Keeps:
 """
 
 import contextlib
+import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
 import redis.asyncio
@@ -35,6 +36,9 @@ Arg: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Arg]
 Reply: TypeAlias = Any
 """What the server answered: bytes, int, None or a list of these; its callers parse it on the spot."""
+
+_URL_OPTIONS = frozenset({"db", "username", "password"})
+_SECRETS = re.compile(r"(?<=://)([^:/@]*):.*@|(?<=[?&]password=)[^&]*")
 
 MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
@@ -64,16 +68,24 @@ _UNAVAILABLE_TYPES = (
 class RedisSettings:
     """Where Redis is, and how long to wait for it (seconds)."""
 
-    url: str = "redis://127.0.0.1:6379/0"
+    url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     connect_timeout_s: float = 2.0
     answer_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
-        scheme = urlsplit(self.url).scheme
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:
+            raise SettingsError(f"redis url {redact_url(self.url)!r}: {error}") from error
+        scheme = parts.scheme
         if scheme == "redis+cluster":
             raise SettingsError("redis url: redis+cluster:// is not supported yet; give the address of one server")
         if scheme not in {"redis", "rediss", "unix"}:
             raise SettingsError(f"redis url {redact_url(self.url)!r}: use redis://, rediss:// or unix://")
+        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+            # redis-py lets the query override what this module relies on: protocol, time-outs, decoding, retries.
+            if name not in _URL_OPTIONS and not name.startswith("ssl_"):
+                raise SettingsError(f"redis url {redact_url(self.url)!r}: option {name!r} cannot be set there")
 
     def pool_options(self) -> dict[str, Any]:
         """Return what both kinds of pool are opened with."""
@@ -82,15 +94,13 @@ class RedisSettings:
             "socket_timeout": self.answer_timeout_s,
             "protocol": 2,
             "health_check_interval": 0,
+            "max_connections": 10_000,
         }
 
 
 def redact_url(url: str) -> str:
     """Return `url` without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    return _SECRETS.sub(lambda found: "***" if found[1] is None else f"{found[1]}:***@", url)
 
 
 class RunnableScript(Protocol):
@@ -278,8 +288,10 @@ def translate(error: Exception, *, sent: bool) -> SidestreamError:
             return ScriptMissingError(text)
         case vendor.OutOfMemoryError():
             return CapacityError(f"Redis is full: {text}")
-        case vendor.AuthenticationError() | vendor.NoPermissionError() | vendor.AuthorizationError():
-            return RefusedError(f"Redis refuses this client: {text}")
+        case (
+            vendor.AuthenticationError() | vendor.NoPermissionError() | vendor.AuthorizationError() | vendor.DataError()
+        ):
+            return RefusedError(f"Redis refuses this client or this command: {text}")
         case vendor.ResponseError() | vendor.BusyLoadingError():
             return _translate_answer(error, text)
         case _ if sent:
@@ -289,7 +301,7 @@ def translate(error: Exception, *, sent: bool) -> SidestreamError:
 
 
 def _translate_answer(error: Exception, text: str) -> SidestreamError:
-    if isinstance(error, _UNAVAILABLE_TYPES) or text.startswith(_UNAVAILABLE):
+    if isinstance(error, _UNAVAILABLE_TYPES) or text.partition(" ")[0] in _UNAVAILABLE:
         return UnavailableError(f"Redis is not ready: {text}")
     if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
         return RefusedError(f"Redis refuses this client: {text}")

@@ -41,6 +41,8 @@ GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chun
 GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
 """The session: the one key for it that no scrubber replaces, and the one Logfire's Agents view groups by."""
 GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
+AGENT_NAME: Final = "agent_name"
+"""The older name, on runs only: pydantic-ai 2.68 still writes it there, for backends that group runs by it."""
 GEN_AI_AGENT_CALL_ID: Final = "gen_ai.agent.call.id"
 GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
 OPERATION_COST: Final = "operation.cost"

@@ -9,7 +9,7 @@ from pipeline.connection import Arg, AsyncServer, Command, Reply
 from pipeline.errors import RefusedError
 from pipeline.keys import PartitionKeys
 from pipeline.scripting import script
-from pipeline.wire import Entry, entry_count, parse_entry
+from pipeline.wire import Entry, entry_count, entry_producer, parse_entry
 
 FENCE_TTL_MS = 8 * 24 * 3600 * 1000
 """Fence memory: more than twice the spool's age limit (3 days), so that a missing fence proves a rollback."""
@@ -95,7 +95,7 @@ class StoredEntry(Struct, frozen=True):
     @property
     def foreign(self) -> bool:
         """Whether it came by a bare XADD."""
-        return not self.fields.get(b"p")
+        return not entry_producer(self.fields)
 
     def identity(self) -> tuple[bytes, bytes]:
         """Return producer and first sequence as stored: what proves that this entry is still the same."""

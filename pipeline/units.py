@@ -1,10 +1,15 @@
 """Units: integers everywhere, converted only where a person or a library needs another form."""
 
+import re
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Final
 
 US_PER_MS = 1_000
 US_PER_S = 1_000_000
 NANO_PER_USD = 1_000_000_000
+
+_SECONDS_OF: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
 
 
 def seconds_to_us(seconds: float) -> int:
@@ -20,3 +25,23 @@ def usd_to_nano(usd: Decimal) -> int:
 def nano_to_usd(nano_usd: int) -> Decimal:
     """Convert nano-dollars to dollars, exactly."""
     return Decimal(nano_usd) / NANO_PER_USD
+
+
+def parse_duration_s(text: str) -> int:
+    """Return the seconds of a duration as people write it: a whole number and s, m, h or d ("10s", "5m", "24h", "7d").
+
+    Raises:
+        ValueError: The text is none; the message quotes it.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no duration: write a whole number and s, m, h or d, such as 10s, 5m, 24h or 7d")
+    return int(found[1]) * _SECONDS_OF[found[2]]
+
+
+def format_duration_s(seconds: int) -> str:
+    """Return seconds as `parse_duration_s` reads them, in the largest unit that divides them."""
+    for unit, size in reversed(_SECONDS_OF.items()):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -11,6 +11,7 @@ An entry's fields (`docs/wire.md`): `p` producer, `s` first sequence, `n` events
 foreign: a bare XADD, which no fence vouches for.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
@@ -25,6 +26,9 @@ from pipeline.events import Event, Origin, Resource, convert_event
 SCHEMA_VERSION: Final = 1
 Codec: TypeAlias = Literal["mz", "json"]
 """`mz` is msgpack in one zstd frame, `json` is for people and other languages; both hold the same map."""
+
+_PRODUCER: Final = re.compile(rb"[0-9a-f]{32}")
+_SENSIBLE_COUNT: Final = re.compile(rb"[1-9][0-9]{0,2}")
 
 _ZSTD_LEVEL: Final = 1
 """76 bytes an event at level 1, 0.6 us to compress one; higher levels cost more than they save at this frame size."""
@@ -187,11 +191,17 @@ def parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
     body = fields.get(b"b")
     if body is None:
         raise WireError("the entry has no field b (the body)", code="no_body")
-    producer = fields.get(b"p", b"").decode("ascii", "replace")
-    first = _number(fields, b"s", 0)
+    producer = entry_producer(fields)
+    first = _number(fields, b"s", 0) if producer else 0
     count = _number(fields, b"n", 1)
     codec = fields.get(b"c", b"json").decode("ascii", "replace")
     return Entry(entry_id, producer, first, count, codec, body)
+
+
+def entry_producer(fields: Mapping[bytes, bytes]) -> str:
+    """Return the producer of an entry, empty for a foreign one: the append script writes 32 hex digits or nothing."""
+    producer = fields.get(b"p", b"")
+    return producer.decode() if _PRODUCER.fullmatch(producer) else ""
 
 
 def entry_count(fields: Mapping[bytes, bytes]) -> int:
@@ -199,10 +209,8 @@ def entry_count(fields: Mapping[bytes, bytes]) -> int:
 
     The append script wrote `n` of a fenced entry; a foreign one that says nothing sensible stands for one event.
     """
-    try:
-        return max(1, _number(fields, b"n", 1))
-    except WireError:
-        return 1
+    text = fields.get(b"n", b"1")
+    return int(text) if _SENSIBLE_COUNT.fullmatch(text) and int(text) <= limits.MAX_FRAME_EVENTS else 1
 
 
 def _number(fields: Mapping[bytes, bytes], name: bytes, missing: int) -> int:

@@ -9,12 +9,16 @@ Keeps:
 """
 
 import atexit
+import dataclasses
 import itertools
 import os
+import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypedDict, Unpack
+
+import msgspec
 
 from pipeline import limits
 from pipeline.events import ErrorEvent, Event, OperationEvent, Status, TransitionEvent, UsageEvent
@@ -32,7 +36,6 @@ from producers.settings import PublishSettings
 _now_ns = time.time_ns
 _context = CONTEXT.get
 _run = RUN.get
-_join = "".join
 
 
 class UsageDetails(TypedDict, total=False):
@@ -80,6 +83,10 @@ def _nowhere() -> str | None:
     return None
 
 
+def _stay_asleep() -> None:
+    return None
+
+
 class Telemetry:
     """Takes events and publishes them from a thread of its own.
 
@@ -101,7 +108,7 @@ class Telemetry:
 
     def _begin(self) -> None:
         """Start afresh, with nothing buffered and nobody running."""
-        settings = self._settings
+        settings = _instance_of_this_process(self._settings)
         self.open_operations = OpenOperations()
         self._sessions = SessionMemory()
         self._id_prefix = os.urandom(6).hex()
@@ -117,6 +124,22 @@ class Telemetry:
         self._find_url = find_url
         self._begin()
         self._on = True
+
+    def hold(self) -> None:
+        """Switch it on without publishing: what is reported stays in the buffer, for tests to look at."""
+        self.close()
+        self._begin()
+        self._buffer.wake = _stay_asleep
+        self._on = True
+
+    def held(self) -> list[Event]:
+        """Return the events that are buffered, oldest first."""
+        return list(self._buffer.incoming)
+
+    def release(self) -> None:
+        """Forget what was held, and switch it off."""
+        self._on = False
+        self._begin()
 
     def after_fork(self) -> None:
         """Begin as a process of its own; called in the forked child, which has no other thread."""
@@ -182,7 +205,9 @@ class Telemetry:
         buffer = self._buffer
         try:
             self._count()
-            if details or len(_join((agent, model, provider, response_model, finish_reason))) > MAX_EVENT_CHARS:
+            if details or (
+                len(agent) + len(model) + len(provider) + len(response_model) + len(finish_reason) > MAX_EVENT_CHARS
+            ):
                 return self._usage_in_full(
                     (agent, model, input_tokens, output_tokens, duration_us, ttft_us, provider, response_model),
                     (finish_reason, status, cache_read_tokens, reasoning_tokens),
@@ -478,6 +503,14 @@ class Telemetry:
     def statistics(self) -> Counts:
         """Return where this process's events are: one snapshot whose terms add up."""
         return self._publisher.statistics()
+
+
+def _instance_of_this_process(settings: PublishSettings) -> PublishSettings:
+    """Return the settings with an instance, host and process id, where none was given: a forked child has its own."""
+    if settings.resource.instance:
+        return settings
+    here = f"{socket.gethostname()}:{os.getpid()}"
+    return dataclasses.replace(settings, resource=msgspec.structs.replace(settings.resource, instance=here))
 
 
 async def _in_thread(call: Callable[[], bool]) -> bool:

@@ -49,6 +49,11 @@ aclose: Final = _default.aclose
 statistics: Final = _default.statistics
 
 
+def default_telemetry() -> Telemetry:
+    """Return the process's telemetry, on which the functions of this module act."""
+    return _default
+
+
 class _Told:
     """What has been decided or said once in this process."""
 
@@ -194,6 +199,7 @@ __all__ = [
     "close",
     "configure",
     "configure_logfire",
+    "default_telemetry",
     "emit",
     "error",
     "estimate_token_cost",

@@ -37,7 +37,10 @@ def check_neighbours(home: Path | None = None) -> None:
             raise ImportError(f"{_opening(name)} was overwritten by another distribution: {found}. {_REINSTALL}")
 
 
-_REINSTALL: Final = "Reinstall it in an environment of its own: python -m venv .venv && .venv/bin/pip install --force-reinstall sidestream"
+_REINSTALL: Final = (
+    "Reinstall it in an environment of its own: "
+    "python -m venv .venv && .venv/bin/pip install --force-reinstall sidestream"
+)
 
 
 def _opening(name: str) -> str:

@@ -11,10 +11,10 @@ Keeps:
 import argparse
 import gzip
 import json
+import os
 import signal
 import sys
 import threading
-import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable
@@ -40,6 +40,8 @@ Value: TypeAlias = str | int | float | bool | tuple[str, ...]
 
 _POLL_S = 0.01
 """How soon the accepting thread sees that it is to stop."""
+
+_ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,9 +370,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--summary-file", type=Path, help="file to write the summary to as well, at the end")
     parser.add_argument("--status", type=int, default=200, help="answer every request so")
     options = parser.parse_args(arguments)
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: done.set())
+    # Blocked before any thread starts, so that only the wait below sees them, at whatever moment they come.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         receiver = Receiver(port=options.port, judge=lambda _request: Reply(options.status))
     except OSError as error:
@@ -378,19 +379,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     with receiver:
         _say(receiver.url, options.ready_file)
-        done.wait()
+        signal.sigwait(_ENDING)
     _say(json.dumps(receiver.summary()), options.summary_file)
     return 0
 
 
 def _say(line: str, file: Path | None) -> None:
-    """Print a line and leave it in a file, whole or not at all."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Leave a line in a file, whole or not at all, and then print it: who reads the one finds the other."""
     if file is not None:
-        draft = file.with_name(f"{file.name}.{time.time_ns()}")
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
         draft.write_text(line + "\n", encoding="utf-8")
         draft.replace(file)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Keeps:
 import difflib
 import math
 import os
-import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -149,7 +148,6 @@ def _publish(values: Mapping[str, object], places: Mapping[str, str]) -> Publish
         service=cast("str", values.get("service", "")),
         version=cast("str", values.get("version", "")),
         environment=cast("str", values.get("environment", "development")),
-        instance=f"{socket.gethostname()}:{os.getpid()}",
     )
     names = ("namespace", "partitions", "linger_ms", "buffer_events", "codec", "close_timeout_s")
     plain: dict[str, object] = {name: values[name] for name in names if name in values}

@@ -31,33 +31,32 @@ COST_REQUESTS: Final = "rq"
 class PricesEvents(Protocol):
     """Says what a request costs (`consumers.catalogue.Pricer`)."""
 
-    @property
-    def catalogue_version(self) -> str:
-        """Which catalogue; a part of the recipe."""
-        ...
-
-    @property
-    def book_hash(self) -> str:
-        """Which price book; a part of the recipe."""
-        ...
-
     def price(self, event: UsageEvent) -> Priced:
         """Price one request; never raises."""
         ...
 
 
 class CostHandler:
-    """Folds requests into money."""
+    """Folds requests into money.
+
+    Args:
+        pricer: Prices one request.
+        catalogue: Which catalogue it prices by, a part of the recipe.
+        book: Which price book, likewise.
+        caps: How many names a window holds.
+    """
 
     name = "cost"
 
-    def __init__(self, pricer: PricesEvents, caps: Caps | None = None) -> None:
+    def __init__(self, pricer: PricesEvents, catalogue: str, book: str, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
+        self._catalogue = catalogue
+        self._book = book
         self._pricer = pricer
 
     def recipe(self) -> Recipe:
         """Return what the state depends on besides the events."""
-        return Recipe(FOLD_REVISION, self.caps, catalogue=self._pricer.catalogue_version, book=self._pricer.book_hash)
+        return Recipe(FOLD_REVISION, self.caps, catalogue=self._catalogue, book=self._book)
 
     def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
         """Fold a batch; see `FoldHandler.fold`."""

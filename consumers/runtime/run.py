@@ -111,6 +111,11 @@ class Worker:
             if not moved:
                 return total
 
+    @property
+    def partitions(self) -> int:
+        """Partitions that the worker knows of."""
+        return len({unit.partition.number for unit in self.units})
+
     def stop(self) -> None:
         """Ask the worker to finish what it has in hand and leave."""
         self._stopping.set()

@@ -101,7 +101,7 @@ class Unit:
             self.partition.handlers(),
             self.partition.counters(),
         ]
-        args: list[Arg] = [self.keys.name, self.effect.kind, self.effect.start, recipe_hash, recipe, self.group]
+        args: list[Arg] = [self.keys.name, self.effect.kind, self.effect.start, recipe_hash, recipe, self.group, "leave"]
         answer, flat = await self._server.run(script("declare"), keys, args)
         stored = cursor_from(flat)
         if answer == b"OLDER":

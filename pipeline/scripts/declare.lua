@@ -3,6 +3,7 @@
 -- Keeps: a cursor is made once; a recipe that has been replaced never comes back by itself.
 -- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
 -- ARGV  1 unit name  2 kind  3 start: oldest | end  4 recipe hash  5 recipe  6 group
+--       7 what to do where another recipe has replaced this one: leave | adopt (an operator rolls back a deploy)
 -- Answers  {OK | OLDER, cursor hash as flat list}
 
 local function now_ms()
@@ -28,12 +29,16 @@ local function start_at(facts)
   end
   local trimmed = redis.call('HGET', KEYS[5], 'trimmed') or '0'
   local since = '0'
-  if trimmed ~= '0' then
+  if trimmed ~= '0' or facts['entries-added'] > facts['length'] then
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
     since = oldest[1] and string.match(oldest[1][1], '^%d+') or now_ms()
   end
   return '0-0', trimmed, facts['entries-added'] - facts['length'], since
 end
+
+-- Read what is written below: a wrong type must fail here, before anything is.
+redis.call('LLEN', KEYS[3])
+redis.call('HLEN', KEYS[4])
 
 if redis.call('EXISTS', KEYS[2]) == 0 then
   local id, base, entries, since = start_at(stream_facts())
@@ -47,16 +52,16 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 
 local answer = 'OK'
 local current = redis.call('HGET', KEYS[2], 'recipe')
-if current ~= ARGV[4] then
+if current ~= ARGV[4] and ARGV[7] ~= 'adopt' then
   for _, row in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
     if string.match(row, '^%S+ (%S+) ') == ARGV[4] then
       answer = 'OLDER'
     end
   end
-  if answer == 'OK' then
-    local at = redis.call('HMGET', KEYS[2], 'id', 'index')
-    redis.call('RPUSH', KEYS[3], at[1] .. ':' .. at[2] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
-    redis.call('HSET', KEYS[2], 'recipe', ARGV[4])
-  end
+end
+if current ~= ARGV[4] and answer == 'OK' then
+  local at = redis.call('HMGET', KEYS[2], 'id', 'index')
+  redis.call('RPUSH', KEYS[3], at[1] .. ':' .. at[2] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
+  redis.call('HSET', KEYS[2], 'recipe', ARGV[4])
 end
 return { answer, redis.call('HGETALL', KEYS[2]) }

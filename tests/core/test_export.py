@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,16 +392,27 @@ def test_settings_in_code_are_checked_too(changed: dict[str, object]) -> None:
         replace(ExportSettings("http://localhost"), **changed)
 
 
+@contextmanager
+def ended_at_last(process: subprocess.Popen[str]) -> Generator[subprocess.Popen[str], None, None]:
+    """Leave no process behind, whatever the test finds."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 async def test_the_receiver_runs_as_a_program_and_sums_up_at_sigterm(tmp_path: Path) -> None:
     """It says where it listens, takes spans, and at SIGTERM prints one line of JSON and ends with 0."""
     command = [sys.executable, "-m", "sidestream.receiver", "--ready-file", str(tmp_path / "url")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220 - a test may wait
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - a test may wait
+    with ended_at_last(started) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert (tmp_path / "url").read_text(encoding="utf-8").strip() == url
         async with sink_to(url) as sink:
             await sink.deliver(slices_of(UsageEvent(T, model="m"), UsageEvent(T, model="m")))
-        os.kill(process.pid, signal.SIGTERM)
+        process.terminate()
         summary = json.loads(process.stdout.readline())
         assert process.wait() == 0
     assert summary["spans"] == summary["distinct_spans"] == 2

@@ -116,6 +116,7 @@ def test_runs_tools_and_steps_are_named_as_the_conventions_ask() -> None:
     step = span_of(OperationEvent(T, kind="step", name="render"))
     assert [span.name for span in (run, tool, step)] == ["invoke_agent outline", "execute_tool search", "render"]
     assert run.attributes["logfire.msg"] == "outline run"
+    assert run.attributes["agent_name"] == run.attributes["gen_ai.agent.name"] == "outline"
     assert tool.attributes["gen_ai.tool.name"] == "search"
     assert "gen_ai.operation.name" not in step.attributes
 

@@ -320,6 +320,7 @@ def _operation(span: Span, put: _Attributes, event: OperationEvent) -> None:
             agent = event.agent or event.name
             span.name = f"{semconv.INVOKE_AGENT} {agent}".rstrip()
             put.text(semconv.GEN_AI_OPERATION_NAME, semconv.INVOKE_AGENT)
+            put.text(semconv.AGENT_NAME, agent)
             message = f"{agent} run".lstrip()
         case "tool":
             span.name = f"{semconv.EXECUTE_TOOL} {event.name}".rstrip()

@@ -1,0 +1,47 @@
+"""The command line: nouns and their verbs."""
+
+from typing import Annotated
+
+import typer
+
+from sidestream.cli import alerts, dlq, replay
+from sidestream.cli.report import report
+from sidestream.cli.status import status
+from sidestream.cli.worker import worker
+from sidestream.version import VERSION
+
+app = typer.Typer(
+    name="sidestream",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="LLM telemetry beside the hot path: what is spent, how fast it answers, what fails.",
+)
+app.command()(worker)
+app.command()(status)
+app.command()(report)
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(replay.app, name="replay")
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sidestream {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=lambda value: _print_version(wanted=value), is_eager=True)
+    ] = False,
+) -> None:
+    """LLM telemetry beside the hot path: what is spent, how fast it answers, what fails."""
+
+
+def run() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,122 @@
+"""What every command shares: its options, a client of the right server, and what an error means for the exit code.
+
+Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 the command was used wrongly, 3 Redis cannot be used.
+"""
+
+import os
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import anyio
+import typer
+from dotenv import dotenv_values
+from rich.console import Console
+
+from consumers.runtime.run import partition_count
+from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_url, server_facts
+from pipeline.errors import RefusedError, SettingsError, SidestreamError
+from pipeline.keys import Keys
+from sidestream.embedded import EmbeddedError, hold
+from sidestream.settings import load_settings
+
+EXIT_FINDING: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+
+Namespace: TypeAlias = Annotated[
+    str | None, typer.Option("--namespace", help="Which namespace; default SIDESTREAM_NAMESPACE, else 'sidestream'.")
+]
+RedisUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--redis-url", help="Where Redis is; default SIDESTREAM_REDIS_URL, else the embedded server."),
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command works: what its options say, None where they say nothing."""
+
+    namespace: str | None = None
+    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open, fit server and the namespace to work in."""
+
+    server: AsyncServer
+    keys: Keys
+    partitions: int
+    facts: ServerFacts
+    url: str
+
+    @property
+    def shown_url(self) -> str:
+        """The server's address without its password."""
+        return redact_url(self.url)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment over the `.env` file of the working folder, which only the command line reads."""
+    from_file = {name: value for name, value in dotenv_values(Path(".env")).items() if value is not None}
+    return {**from_file, **os.environ}
+
+
+@asynccontextmanager
+async def open_session(place: Place, environ: Mapping[str, str] | None = None) -> AsyncGenerator[Session]:
+    """Open the server that the options, the settings or the embedded default name, and see that it is fit.
+
+    Raises:
+        SidestreamError: A setting is wrong; Redis is away, refuses us, or is unfit.
+        EmbeddedError: No server was named and none could be started.
+    """
+    given = {"namespace": place.namespace, "redis_url": place.redis_url}
+    settings = load_settings({name: value for name, value in given.items() if value is not None}, environ or environment())
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(hold()).url
+        server = AsyncServer(RedisSettings(url))
+        stack.push_async_callback(server.aclose)
+        facts = server_facts(await server.call("INFO"))
+        if problems := facts.problems():
+            raise RefusedError(f"the server at {redact_url(url)} cannot be used: {'; '.join(problems)}")
+        keys = Keys(settings.publish.namespace)
+        yield Session(server, keys, await partition_count(server, keys), facts, url)
+
+
+def run_async(command: Callable[[], Awaitable[int]]) -> None:
+    """Run a command's coroutine and exit with its code; say an error in one line on standard error."""
+    try:
+        code = anyio.run(command)
+    except SettingsError as error:
+        fail(str(error), EXIT_USAGE)
+    except (SidestreamError, EmbeddedError) as error:
+        fail(str(error), EXIT_UNREACHABLE)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    else:
+        raise typer.Exit(code)
+
+
+def fail(message: str, code: int) -> None:
+    """Say what is wrong, and exit.
+
+    Raises:
+        Exit: Always.
+    """
+    sys.stderr.write(f"sidestream: {message}\n")
+    raise typer.Exit(code)
+
+
+def console() -> Console:
+    """Return a console for standard output: colours and the terminal's width where there is a terminal."""
+    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def print_json(document: bytes) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(document.decode() + "\n")

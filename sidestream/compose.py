@@ -1,0 +1,99 @@
+"""The composition root of the workers: the one place that names handlers, sinks and what they are made of."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from consumers.alerts.engine import AlertEngine
+from consumers.alerts.rules import Rule
+from consumers.catalogue import Catalogue, Pricer
+from consumers.handlers.cost import CostHandler
+from consumers.handlers.metrics import MetricsHandler
+from consumers.pricing import PriceBook
+from consumers.runtime.effects import Effect, FoldEffect, SinkEffect
+from consumers.runtime.run import Periodic
+from consumers.sinks.export import ExportSink, from_environ, off_reason
+from pipeline.connection import AsyncServer
+from pipeline.errors import SettingsError
+from pipeline.keys import Keys
+
+log = logging.getLogger("sidestream.worker")
+
+HANDLERS: Final = ("metrics", "cost", "export", "alerts")
+"""What a worker can run; all of them by default."""
+
+ALERT_EVERY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AlertOptions:
+    """What alerts are checked: the rules, and seconds that events may come late."""
+
+    rules: tuple[Rule, ...]
+    grace_s: float
+
+
+def parse_handlers(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of handlers.
+
+    Raises:
+        SettingsError: One of them does not exist, or none is named.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in HANDLERS:
+            raise SettingsError(f"--handlers: there is no handler {name!r}; known are {', '.join(HANDLERS)}")
+    if not names:
+        raise SettingsError(f"--handlers: name at least one of {', '.join(HANDLERS)}")
+    return names
+
+
+def fold_effects(names: Sequence[str] = HANDLERS) -> list[Effect]:
+    """Return the handlers that fold into state; a replay runs these alone."""
+    effects: list[Effect] = []
+    if "metrics" in names:
+        effects.append(FoldEffect(MetricsHandler()))
+    if "cost" in names:
+        pricer = _pricer()
+        effects.append(FoldEffect(CostHandler(pricer, pricer.catalogue.version, pricer.book.hash)))
+    return effects
+
+
+def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effect]:
+    """Return the sinks that are asked for and configured; say once why one is not.
+
+    Raises:
+        SettingsError: A variable that configures a sink is wrong.
+    """
+    if "export" not in names:
+        return []
+    settings = from_environ(environ)
+    if settings is None:
+        log.warning("Export is off; everything else runs", extra={"reason": off_reason(environ)})
+        return []
+    log.info("Export is on", extra={"endpoint": settings.endpoint, "sample_rate": settings.sample_rate})
+    pricer = _pricer()
+    return [SinkEffect(ExportSink(settings, price=lambda event: pricer.price(event).nano_usd))]
+
+
+def periodic_tasks(
+    names: Sequence[str],
+    server: AsyncServer,
+    keys: Keys,
+    alerts: AlertOptions,
+    partitions: Callable[[], int],
+) -> list[Periodic]:
+    """Return the tasks that one worker at a time repeats."""
+    if "alerts" not in names:
+        return []
+    engine = AlertEngine(server, keys, alerts.rules, grace_s=alerts.grace_s, partitions=partitions)
+
+    async def evaluate() -> None:
+        await engine.run_once()
+
+    return [Periodic("alerts", ALERT_EVERY_S, keys.alert_lease(), evaluate)]
+
+
+def _pricer() -> Pricer:
+    return Pricer(Catalogue(), PriceBook())
