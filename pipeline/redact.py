@@ -2,7 +2,7 @@
 
 Keeps:
 - What is returned has at most the asked number of characters, however long the text was.
-- The time taken is bounded: only the first `_READ_CHARS` characters are looked at, by patterns that do not backtrack
+- The time taken is bounded: only a few times the asked characters are looked at, by patterns that do not backtrack
   over more than one word.
 
 A net, not a proof: an application must not put prompts or personal data in its exception messages.
@@ -10,11 +10,9 @@ A net, not a proof: an application must not put prompts or personal data in its 
 
 import re
 
-from pipeline import limits
-
 HIDDEN = "***"
 
-_READ_CHARS = 4 * limits.MAX_MESSAGE_CHARS
+_READ_RATIO = 4
 """Enough that a secret which begins inside the kept part is seen whole."""
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -39,9 +37,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
-def redact(text: str, most_chars: int = limits.MAX_MESSAGE_CHARS) -> str:
+def redact(text: str, most_chars: int = 500) -> str:
     """Return `text` without what looks like a secret, cut to `most_chars` characters."""
-    seen = text[:_READ_CHARS]
+    seen = text[: _READ_RATIO * most_chars]
     for pattern, replacement in _PATTERNS:
         seen = pattern.sub(replacement, seen)
     return seen[:most_chars]

@@ -1,21 +1,9 @@
-"""Exceptions: seen once each, and what they say of how something ended."""
+"""What an exception says of how something ended."""
 
 from pipeline.events import Status
 
-_MARK = "__sidestream_seen__"
 _CANCELLED = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt", "SystemExit"})
 """By name, so that neither asyncio nor trio is imported for it."""
-
-
-def first_sight(error: BaseException) -> bool:
-    """Mark an exception as reported; return whether it had not been before."""
-    if getattr(error, _MARK, False):
-        return False
-    try:
-        setattr(error, _MARK, True)
-    except (AttributeError, TypeError):
-        return True  # it takes no attributes: better twice than never
-    return True
 
 
 def status_of(error: BaseException | None) -> Status:

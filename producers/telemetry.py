@@ -25,7 +25,8 @@ from pipeline.events import ErrorEvent, Event, OperationEvent, Status, Transitio
 from pipeline.redact import redact
 from producers.buffer import MAX_EVENT_CHARS, Buffer
 from producers.context import CONTEXT, RUN, Context, move_state
-from producers.exceptions import first_sight, type_name
+from producers.errors_seen import report_once
+from producers.exceptions import type_name
 from producers.inflight import OpenOperations
 from producers.ledger import Counts
 from producers.publisher import Publisher
@@ -149,6 +150,11 @@ class Telemetry:
     def enabled(self) -> bool:
         """Whether events are taken."""
         return self._on
+
+    @property
+    def service(self) -> str:
+        """The application's name, as it was configured."""
+        return self._settings.resource.service
 
     @property
     def producer(self) -> str:
@@ -312,7 +318,7 @@ class Telemetry:
         if not self._on:
             return False
         try:
-            if isinstance(error, BaseException) and not first_sight(error):
+            if isinstance(error, BaseException) and not report_once(error):
                 return False
         except Exception:  # noqa: BLE001 - an exception's own attributes may do anything
             return False
@@ -321,7 +327,7 @@ class Telemetry:
             fields = _about(details)
             fields |= {
                 "type": _cut(error if isinstance(error, str) else type_name(error)),
-                "message": redact(_message(error, message)),
+                "message": redact(_message(error, message), limits.MAX_MESSAGE_CHARS),
                 "code": _cut(code),
                 "agent": _cut(agent or _run().agent),
                 "model": _cut(model),

@@ -18,7 +18,6 @@ check_neighbours()
 
 import logging
 import math
-import os
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -154,7 +153,7 @@ def configure_logfire(force: bool = False) -> bool:
                 configure()
             except SidestreamError as wrong:
                 _LOG.warning("telemetry is not configured", extra={"error": str(wrong)})
-        _Told.logfire = set_up_logfire(os.environ.get("SIDESTREAM_SERVICE", ""))
+        _Told.logfire = set_up_logfire(_default.service)
         return _Told.logfire
 
 

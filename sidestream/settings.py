@@ -183,13 +183,9 @@ def _refuse_misspelt(variables: Mapping[str, str]) -> None:
 
 
 def _from_file(variables: Mapping[str, str]) -> dict[str, tuple[str, object]]:
-    named = variables.get(CONFIG_VARIABLE)
-    path = Path(named or CONFIG_FILE)
-    tables = _tables(path, required=bool(named))
+    path, tables = settings_file(variables)
     found: dict[str, tuple[str, object]] = {}
     for table, content in tables.items():
-        if table not in TABLES:
-            raise SettingsError(f"{path}: there is no table [{table}]; known are {', '.join(sorted(TABLES))}")
         if table not in {"redis", "publish"}:
             continue
         if not isinstance(content, dict):
@@ -201,6 +197,21 @@ def _from_file(variables: Mapping[str, str]) -> dict[str, tuple[str, object]]:
                 raise SettingsError(f"{path}: {table}.{key}: there is no such setting; known are {known}")
             found[name] = (f"{path}: {table}.{key}", value)
     return found
+
+
+def settings_file(variables: Mapping[str, str]) -> tuple[Path, dict[str, object]]:
+    """Return the settings file's path and its tables, none where there is no file and none was named.
+
+    Raises:
+        SettingsError: It cannot be read, or has a table that nobody knows.
+    """
+    named = variables.get(CONFIG_VARIABLE)
+    path = Path(named or CONFIG_FILE)
+    tables = _tables(path, required=bool(named))
+    for table in tables:
+        if table not in TABLES:
+            raise SettingsError(f"{path}: there is no table [{table}]; known are {', '.join(sorted(TABLES))}")
+    return path, tables
 
 
 def _tables(path: Path, *, required: bool) -> dict[str, object]:

@@ -191,7 +191,7 @@ class _Row:
         name = self._text("name")
         if not _NAME.fullmatch(name):
             raise self._wrong("name", "use 1-100 letters, digits, spaces, '_', '.', '-', first a letter or digit")
-        kind = self._one_of("kind", tuple(KINDS), None)
+        kind: Kind = self._one_of("kind", tuple(KINDS), None)
         return Rule(
             name=name,
             kind=kind,

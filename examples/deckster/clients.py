@@ -193,7 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         ledger = asyncio.run(drive(options.url, options.sessions, options.seconds, options.seed))
-    except* OSError as errors:
+    except* (OSError, httpx.TransportError) as errors:
         sys.exit(f"cannot reach {options.url}: {errors.exceptions[0]}; is the server running?")
     text = json.dumps(ledger, indent=2, ensure_ascii=False)
     if options.out:

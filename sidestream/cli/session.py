@@ -1,6 +1,6 @@
-"""What every command shares: its options, a client of the right server, and what an error means for the exit code.
+"""What every command shares: its options, a client of the right server, and what an error means for its exit code.
 
-Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 the command was used wrongly, 3 Redis cannot be used.
+Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 used wrongly, 3 Redis cannot be used.
 """
 
 import os
@@ -76,7 +76,9 @@ async def open_session(place: Place, environ: Mapping[str, str] | None = None) -
         EmbeddedError: No server was named and none could be started.
     """
     given = {"namespace": place.namespace, "redis_url": place.redis_url}
-    settings = load_settings({name: value for name, value in given.items() if value is not None}, environ or environment())
+    settings = load_settings(
+        {name: value for name, value in given.items() if value is not None}, environ or environment()
+    )
     async with AsyncExitStack() as stack:
         url = settings.redis_url or stack.enter_context(hold()).url
         server = AsyncServer(RedisSettings(url))

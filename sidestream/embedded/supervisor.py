@@ -162,6 +162,8 @@ def server_command(plan: Plan) -> list[str]:
         "aof-load-truncated": "yes",
         "save": "",
         "maxmemory-policy": "noeviction",
+        # A hash of 512 small fields is searched from end to end at every increment: a commit took 31 ms instead of 6.
+        "hash-max-listpack-entries": "128",
         "daemonize": "no",
     }
     return [plan.binary, *(part for name, value in settings.items() for part in (f"--{name}", value))]

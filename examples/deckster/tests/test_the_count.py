@@ -30,7 +30,7 @@ def written_down(deckster: Deckster) -> ClientLedger:
 async def test_a_stormy_day_is_counted_to_the_event(serve: Serve) -> None:
     """Refused, stalled and cut requests, cancelled turns and dropped connections: the clients miss nothing."""
     async with serve(STORMY) as (url, deckster):
-        ledger = await drive(url, sessions=30, seconds=4, seed=3)
+        ledger = await drive(url, sessions=30, seconds=3, seed=3)
     expected = written_down(deckster) | {"sessions": ledger["sessions"], "turns": ledger["turns"]}
     assert ledger == expected
     assert ledger["sessions"] == len(deckster.sessions)
@@ -43,7 +43,7 @@ async def test_a_stormy_day_is_counted_to_the_event(serve: Serve) -> None:
 async def test_a_calm_day_has_no_errors(serve: Serve) -> None:
     """What visitors cancel, and a connection that drops, is no error."""
     async with serve(Conditions(pace=0.01, failing_ratio=0, stalled_ratio=0, cut_ratio=0, broken_ratio=0)) as (url, _):
-        ledger = await drive(url, sessions=8, seconds=3, seed=5)
+        ledger = await drive(url, sessions=8, seconds=1.5, seed=5)
     assert ledger["errors"] == ledger["run_errors"] == 0
     assert ledger["runs_by_status"].keys() == {"ok", "cancelled"}
 
@@ -52,7 +52,7 @@ async def test_the_count_so_far_is_shown_after_every_turn(serve: Serve) -> None:
     """A screen can follow the run while it lasts."""
     seen: list[int] = []
     async with serve(Conditions(pace=0.01)) as (url, _):
-        ledger = await drive(url, sessions=3, seconds=3, progress=lambda so_far: seen.append(so_far["runs"]))
+        ledger = await drive(url, sessions=3, seconds=1, progress=lambda so_far: seen.append(so_far["runs"]))
     assert seen == sorted(seen)
     assert 0 < seen[0] <= seen[-1] <= ledger["runs"]
 

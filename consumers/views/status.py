@@ -1,0 +1,192 @@
+"""The state of the pipeline: who publishes, who consumes, what lies between, and whether every event is accounted for.
+
+The identities (in events; `docs/wire.md` and ARCHITECTURE.md explain the terms):
+- a producer: offered = invalid + shed + buffered + spooled + in flight + unknown + appended;
+- a fence: acknowledged <= next <= acknowledged + unknown, and accepted + lost = next;
+- a unit: appended + foreign - base = committed + known + dead-lettered + skipped + outstanding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.views.accounting import UnitAccount, read_unit_accounts
+from pipeline.connection import AsyncServer, Command, parse_info
+from pipeline.keys import Keys
+from pipeline.presence import Presence, read_presences
+
+SILENT_MS: Final = 15_000
+"""A producer speaks every five seconds at least: after three times that it is gone, or cut off."""
+
+
+class Broken(Struct, frozen=True):
+    """An identity that does not hold: where, and the two sides that should be equal."""
+
+    where: str
+    what: str
+
+
+class WorkerPresence(Struct, frozen=True):
+    """One worker that is alive."""
+
+    name: str
+    version: str
+    handlers: str
+    units: int
+    events: int
+    stale: int
+
+
+class ProducerStatus(Struct, frozen=True):
+    """One producer's last word, and how old it is.
+
+    `life` is `alive`, `closed` (it said goodbye) or `silent` (it died, or cannot reach Redis): then `at_risk` events,
+    which it had buffered or in flight at its last word, may be lost.
+    """
+
+    presence: Presence
+    life: str
+    silent_ms: int
+    at_risk: int
+
+
+class Memory(Struct, frozen=True):
+    """The server's memory in bytes; `limit` is 0 where there is none."""
+
+    used: int
+    limit: int
+
+
+class Status(Struct, frozen=True):
+    """Everything `sidestream status` shows."""
+
+    as_of_ms: int
+    partitions: int
+    memory: Memory
+    producers: Sequence[ProducerStatus]
+    workers: Sequence[WorkerPresence]
+    accounts: Sequence[UnitAccount]
+    broken: Sequence[Broken]
+
+
+async def read_status(server: AsyncServer, keys: Keys, partitions: int) -> Status:
+    """Read the state of the pipeline.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    before = await read_presences(server, keys)
+    fences = await _read_fences(server, keys, before)
+    accounts = await read_unit_accounts(server, keys, partitions)
+    seconds, microseconds = await server.call("TIME")
+    now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
+    producers = [_producer(presence, now_ms) for presence in before]
+    broken = [*_broken_producers(producers), *_broken_fences(producers, fences), *_broken_units(accounts)]
+    return Status(
+        as_of_ms=now_ms,
+        partitions=partitions,
+        memory=await _memory(server),
+        producers=producers,
+        workers=await _workers(server, keys),
+        accounts=accounts,
+        broken=broken,
+    )
+
+
+def _producer(presence: Presence, now_ms: int) -> ProducerStatus:
+    silent_ms = max(0, now_ms - presence.at_ms)
+    life = "closed" if presence.closed else "silent" if silent_ms > SILENT_MS else "alive"
+    at_risk = 0 if life == "alive" else presence.buffered + presence.in_flight + presence.unknown
+    return ProducerStatus(presence, life, silent_ms, at_risk)
+
+
+def _broken_producers(producers: Sequence[ProducerStatus]) -> list[Broken]:
+    return [
+        Broken(
+            f"producer {producer.presence.producer}",
+            f"offered {producer.presence.offered}, accounted for {producer.presence.accounted()}",
+        )
+        for producer in producers
+        if producer.presence.offered != producer.presence.accounted()
+    ]
+
+
+class Fence(Struct, frozen=True):
+    """One producer's fence in one partition."""
+
+    next: int
+    accepted: int
+    lost: int
+
+
+async def _read_fences(
+    server: AsyncServer, keys: Keys, presences: Sequence[Presence]
+) -> Mapping[tuple[str, int], Fence]:
+    places = [(presence.producer, number) for presence in presences for number in presence.acknowledged]
+    commands: list[Command] = [
+        ["HMGET", keys.partition(number).fence(producer), "next", "accepted", "lost"] for producer, number in places
+    ]
+    replies = await server.all(commands)
+    return {
+        place: Fence(*(int(value or 0) for value in reply))
+        for place, reply in zip(places, replies, strict=True)
+        if reply[0] is not None
+    }
+
+
+def _broken_fences(producers: Sequence[ProducerStatus], fences: Mapping[tuple[str, int], Fence]) -> list[Broken]:
+    found: list[Broken] = []
+    for producer in producers:
+        for number, known in producer.presence.acknowledged.items():
+            fence = fences.get((producer.presence.producer, number))
+            if fence is None:
+                # A rollback of the server that the producer has yet to meet, or a fence past its TTL.
+                continue
+            where = f"fence of {producer.presence.producer}, partition {number}"
+            if fence.accepted + fence.lost != fence.next:
+                found.append(Broken(where, f"accepted {fence.accepted} + lost {fence.lost}, next {fence.next}"))
+            if fence.next < known.next:
+                found.append(Broken(where, f"acknowledged {known.next}, next {fence.next}: the server lost events"))
+            # A living producer may have appended since its last word; a closed one may not.
+            if producer.life == "closed" and fence.next > known.next + known.unknown:
+                found.append(Broken(where, f"acknowledged {known.next}, unknown {known.unknown}, next {fence.next}"))
+    return found
+
+
+def _broken_units(accounts: Sequence[UnitAccount]) -> list[Broken]:
+    return [
+        Broken(f"{account.handler} v{account.version}, partition {account.partition}", _unbalanced(account))
+        for account in accounts
+        if not account.outstanding_at_least and account.balance() != 0
+    ]
+
+
+def _unbalanced(account: UnitAccount) -> str:
+    more = account.balance()
+    return f"{abs(more)} events {'entered and are nowhere' if more > 0 else 'are counted and never entered'}"
+
+
+async def _memory(server: AsyncServer) -> Memory:
+    fields = parse_info(await server.call("INFO", "memory"))
+    return Memory(int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0)))
+
+
+async def _workers(server: AsyncServer, keys: Keys) -> list[WorkerPresence]:
+    names = [name.decode() for name in await server.call("ZRANGE", keys.workers(), 0, -1)]
+    replies = await server.all([["HGETALL", keys.worker(name)] for name in names])
+    found: list[WorkerPresence] = []
+    for name, flat in zip(names, replies, strict=True):
+        record = {k.decode(): v.decode() for k, v in zip(flat[::2], flat[1::2], strict=True)}
+        if record:
+            found.append(
+                WorkerPresence(
+                    name,
+                    record.get("version", ""),
+                    record.get("handlers", ""),
+                    int(record.get("units", 0)),
+                    int(record.get("events", 0)),
+                    int(record.get("stale", 0)),
+                )
+            )
+    return sorted(found, key=lambda worker: worker.name)
