@@ -1,11 +1,11 @@
 """The composition root of the workers: the one place that names handlers, sinks and what they are made of."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from consumers.alerts.engine import AlertEngine
+from consumers.alerts.engine import EVERY_S, AlertEngine
 from consumers.alerts.rules import Rule
 from consumers.catalogue import Catalogue, Pricer
 from consumers.handlers.cost import CostHandler
@@ -17,13 +17,12 @@ from consumers.sinks.export import ExportSink, from_environ, off_reason
 from pipeline.connection import AsyncServer
 from pipeline.errors import SettingsError
 from pipeline.keys import Keys
+from pipeline.presence import read_partitions
 
 log = logging.getLogger("sidestream.worker")
 
 HANDLERS: Final = ("metrics", "cost", "export", "alerts")
 """What a worker can run; all of them by default."""
-
-ALERT_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +81,16 @@ def periodic_tasks(
     server: AsyncServer,
     keys: Keys,
     alerts: AlertOptions,
-    partitions: Callable[[], int],
 ) -> list[Periodic]:
     """Return the tasks that one worker at a time repeats."""
     if "alerts" not in names:
         return []
+
+    def partitions() -> Awaitable[int]:
+        return read_partitions(server, keys)
+
     engine = AlertEngine(server, keys, alerts.rules, grace_s=alerts.grace_s, partitions=partitions)
-
-    async def evaluate() -> None:
-        await engine.run_once()
-
-    return [Periodic("alerts", ALERT_EVERY_S, keys.alert_lease(), evaluate)]
+    return [Periodic("alerts", EVERY_S, keys.alert_lease(), engine.run)]
 
 
 def _pricer() -> Pricer:

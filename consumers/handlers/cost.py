@@ -8,11 +8,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.handlers.folding import Folded, fold_slices
-from consumers.handlers.recipe import Recipe
+from consumers.contract import Slice
+from consumers.folding import Folded, fold_slices
 from consumers.histogram import bucket_of
 from consumers.pricing import Priced
-from consumers.runtime.contract import Slice
+from consumers.recipe import Recipe
 from consumers.state import RANK, Caps, Delta, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import Event, UsageEvent

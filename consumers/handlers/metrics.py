@@ -8,10 +8,10 @@ from typing import Final, assert_never
 
 import msgspec
 
-from consumers.handlers.folding import Folded, fold_slices
-from consumers.handlers.recipe import Recipe
+from consumers.contract import Slice
+from consumers.folding import Folded, fold_slices
 from consumers.histogram import bucket_of
-from consumers.runtime.contract import Slice
+from consumers.recipe import Recipe
 from consumers.state import RANK, Caps, Delta, Measures, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
-from consumers.handlers.folding import MAX_AHEAD_US, entry_time_us
+from consumers.folding import MAX_AHEAD_US, entry_time_us
 from consumers.replay.shadow import SHADOW_VERSION, declared, scan
 from consumers.runtime.batch import Cursor
 from consumers.runtime.unit import cursor_from
@@ -76,9 +76,8 @@ async def _diff_unit(server: AsyncServer, partition: PartitionKeys, handler: str
         result.apart.append(f"{handler}, partition {partition.number}: not declared in both versions")
         return
     if before != after or _place(before[0]) != _place(before[1]):
-        result.apart.append(
-            f"{handler}, partition {partition.number}: live stands at {_shown(after[0])}, the replay at {_shown(after[1])}"
-        )
+        stands = f"live stands at {_shown(after[0])}, the replay at {_shown(after[1])}"
+        result.apart.append(f"{handler}, partition {partition.number}: {stands}")
         return
     await _note_cause(server, live, shadow, result)
     now_s = int((await server.call("TIME"))[0])

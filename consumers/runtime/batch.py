@@ -10,8 +10,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.handlers.folding import Folded
-from consumers.runtime.contract import MAX_RAW_BYTES, WHOLE_ENTRY, DeadLetter, Slice
+from consumers.contract import MAX_RAW_BYTES, WHOLE_ENTRY, DeadLetter, Slice
+from consumers.folding import Folded
 from pipeline.errors import WireError
 from pipeline.stream import StoredEntry
 from pipeline.wire import Frame, FrameDecoder

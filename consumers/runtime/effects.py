@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, TypeAlias
 
-from consumers.handlers.folding import Folded, FoldHandler
-from consumers.runtime.contract import Sink, Slice
+from consumers.contract import Sink, Slice
+from consumers.folding import Folded, FoldHandler
 from consumers.state import Caps, Delta
 
 Kind: TypeAlias = Literal["fold", "sink"]

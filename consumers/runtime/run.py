@@ -22,7 +22,8 @@ from consumers.runtime.lease import RENEW_S
 from consumers.runtime.unit import OlderRecipeError, Unit
 from pipeline.connection import AsyncServer
 from pipeline.errors import PermanentError, SidestreamError, TransientError
-from pipeline.keys import DEFAULT_PARTITIONS, LIVE_VERSION, Keys
+from pipeline.keys import LIVE_VERSION, Keys
+from pipeline.presence import read_partitions
 from pipeline.retry import Backoff
 
 log = logging.getLogger("sidestream.worker")
@@ -83,7 +84,7 @@ class Worker:
         Raises:
             SidestreamError: Redis is away or refuses.
         """
-        count = await partition_count(self._server, self._keys)
+        count = await read_partitions(self._server, self._keys)
         for number in range(len(self.units) // max(1, len(self._effects)), count):
             for effect in self._effects:
                 unit = Unit(
@@ -225,13 +226,3 @@ class _Outages:
 
 def _about(unit: Unit, error: SidestreamError) -> dict[str, str | int]:
     return {"unit": unit.keys.name, "partition": unit.partition.number, "code": error.code, "reason": str(error)}
-
-
-async def partition_count(server: AsyncServer, keys: Keys) -> int:
-    """Return the namespace's number of partitions; the default where no producer has said one yet.
-
-    Raises:
-        SidestreamError: See `AsyncServer.call`.
-    """
-    stored = await server.call("HGET", keys.meta(), "partitions")
-    return int(stored) if stored else DEFAULT_PARTITIONS

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from consumers.handlers.folding import Folded
+from consumers.contract import DeadLetter
+from consumers.folding import Folded
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
-from consumers.runtime.contract import DeadLetter
 from consumers.runtime.effects import Effect
 from consumers.state import Delta, Numbers, PayloadBuilder, days_of
 from pipeline.connection import Arg, AsyncServer
@@ -101,7 +101,15 @@ class Unit:
             self.partition.handlers(),
             self.partition.counters(),
         ]
-        args: list[Arg] = [self.keys.name, self.effect.kind, self.effect.start, recipe_hash, recipe, self.group, "leave"]
+        args: list[Arg] = [
+            self.keys.name,
+            self.effect.kind,
+            self.effect.start,
+            recipe_hash,
+            recipe,
+            self.group,
+            "leave",
+        ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         stored = cursor_from(flat)
         if answer == b"OLDER":

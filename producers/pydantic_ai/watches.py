@@ -36,6 +36,7 @@ class Watch:
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
         self.context = CONTEXT.get()
+        self.state = self.context.state
         self.parent = RUN.get()
         self.trace_id = self.parent.trace_id or new_trace_id()
         self.run_id = self.parent.run_id
@@ -72,7 +73,7 @@ class Watch:
             session=context.session,
             user=context.user,
             tenant=context.tenant,
-            state=context.state,
+            state=self.state,
             tags=context.tags,
             run_id=self.run_id,
             parent_id=self.parent.operation_id,

@@ -16,10 +16,10 @@ import typer
 from dotenv import dotenv_values
 from rich.console import Console
 
-from consumers.runtime.run import partition_count
 from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_url, server_facts
 from pipeline.errors import RefusedError, SettingsError, SidestreamError
 from pipeline.keys import Keys
+from pipeline.presence import read_partitions
 from sidestream.embedded import EmbeddedError, hold
 from sidestream.settings import load_settings
 
@@ -87,7 +87,7 @@ async def open_session(place: Place, environ: Mapping[str, str] | None = None) -
         if problems := facts.problems():
             raise RefusedError(f"the server at {redact_url(url)} cannot be used: {'; '.join(problems)}")
         keys = Keys(settings.publish.namespace)
-        yield Session(server, keys, await partition_count(server, keys), facts, url)
+        yield Session(server, keys, await read_partitions(server, keys), facts, url)
 
 
 def run_async(command: Callable[[], Awaitable[int]]) -> None:

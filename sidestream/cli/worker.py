@@ -39,7 +39,7 @@ def worker(
         alerts = load_alert_options(environ)
         async with open_session(Place(namespace, redis_url), environ) as session:
             effects = [*fold_effects(names), *sink_effects(names, environ)]
-            tasks = periodic_tasks(names, session.server, session.keys, alerts, lambda: carried.partitions)
+            tasks = periodic_tasks(names, session.server, session.keys, alerts)
             options = WorkerOptions(record={"version": VERSION, "handlers": ",".join(names)})
             carried = Worker(session.server, session.keys, effects, periodic=tasks, options=options)
             await _run(carried)

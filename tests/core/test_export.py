@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.runtime.contract import Sink, Slice
+from consumers.contract import Sink, Slice
 from consumers.sinks.export import (
     ExportSettings,
     ExportSink,

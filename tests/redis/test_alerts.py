@@ -17,10 +17,11 @@ from consumers.alerts.store import read_alerts, read_incidents
 from consumers.alerts.watermark import read_watermark
 from consumers.handlers.metrics import MetricsHandler
 from consumers.runtime.effects import FoldEffect
-from consumers.runtime.run import Periodic, Worker, WorkerOptions, partition_count
+from consumers.runtime.run import Periodic, Worker, WorkerOptions
 from pipeline.connection import AsyncServer
 from pipeline.events import Event, OperationEvent, Resource, UsageEvent
 from pipeline.keys import DEFAULT_PARTITIONS, Keys
+from pipeline.presence import read_partitions
 from pipeline.stream import SealedFrame, append_command, parse_appended
 from pipeline.units import US_PER_S
 from pipeline.wire import FrameEncoder
@@ -78,7 +79,7 @@ class Stage:
 
     async def partitions(self) -> int:
         """Return the namespace's number of partitions."""
-        return await partition_count(self.server, self.keys)
+        return await read_partitions(self.server, self.keys)
 
 
 @pytest.fixture

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Sequence
 
+import anyio
 import msgspec
 import pytest
+from support import Appender
 
-from consumers.handlers.folding import Folded, fold_slices
+from consumers.contract import Slice
+from consumers.folding import Folded, fold_slices
 from consumers.handlers.metrics import MetricsHandler
-from consumers.handlers.recipe import Recipe
 from consumers.reader import StateReader
+from consumers.recipe import Recipe
 from consumers.runtime.batch import Decoder
-from consumers.runtime.contract import Slice
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Worker
 from consumers.runtime.unit import OlderRecipeError, Unit
@@ -50,7 +52,9 @@ async def drain(unit: Unit) -> int:
     return total
 
 
-async def test_a_frame_is_counted_once_and_the_cursor_stands_behind_it(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_a_frame_is_counted_once_and_the_cursor_stands_behind_it(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
     """A second look finds nothing."""
     unit = unit_of(server, keys)
     entry_id = await append([usage(3), usage(4)])
@@ -61,7 +65,7 @@ async def test_a_frame_is_counted_once_and_the_cursor_stands_behind_it(server: A
     assert (cursor.entry_id, cursor.index, cursor.done) == (entry_id, 0, entry_id)
 
 
-async def test_two_workers_from_one_cursor_count_once(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_two_workers_from_one_cursor_count_once(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """The second commit is STALE: it changes nothing, and its worker goes on from the new cursor."""
     first, second = unit_of(server, keys), unit_of(server, keys)
     await append([usage(5)])
@@ -73,7 +77,9 @@ async def test_two_workers_from_one_cursor_count_once(server: AsyncServer, keys:
     assert await tokens_of(server, keys) == 5
 
 
-async def test_a_frozen_worker_that_thaws_counts_nothing_twice(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_a_frozen_worker_that_thaws_counts_nothing_twice(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
     """It has read and folded before another worker committed the same events."""
 
     class Frozen(MetricsHandler):
@@ -98,7 +104,7 @@ async def test_a_frozen_worker_that_thaws_counts_nothing_twice(server: AsyncServ
     assert await tokens_of(server, keys) == 11
 
 
-async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """If the last entry of the batch is no longer the one that was read, nothing is counted."""
     unit = unit_of(server, keys)
     entry_id = await append([usage(5)])
@@ -116,14 +122,14 @@ async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer
     await server.call("FLUSHALL")
 
 
-async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """A budget cuts a frame; the next batch begins at the event behind the cut, also in another worker."""
 
     class Frugal(MetricsHandler):
         """Takes about two events a commit."""
 
         def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
-            return super().fold(slices, 40)
+            return super().fold(slices, min(budget, 40))
 
     await append([usage(1 << n, agent=f"agent-{n}") for n in range(10)])
     first = unit_of(server, keys, Frugal())
@@ -156,7 +162,9 @@ async def test_bad_events_become_dead_letters_and_their_neighbours_count(
     ]
 
 
-async def test_an_event_that_breaks_the_fold_is_set_aside_alone(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_an_event_that_breaks_the_fold_is_set_aside_alone(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
     """Whatever an event does to a handler, its neighbours are counted, once."""
 
     def explode(delta: Delta, frame: Frame, event: Event) -> None:
@@ -179,7 +187,7 @@ async def test_an_event_that_breaks_the_fold_is_set_aside_alone(server: AsyncSer
     assert (letter.code, letter.index, letter.reason) == ("poison", 1, "ZeroDivisionError: thirteen")
 
 
-async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """A stored integer near its limit refuses one event, with nothing written before the refusal."""
     unit = unit_of(server, keys)
     await append([usage(1)])
@@ -193,7 +201,7 @@ async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, k
     assert await server.call("HGET", window, "0.rq") == b"2"
 
 
-async def test_a_worker_with_an_older_recipe_leaves_the_unit(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_a_worker_with_an_older_recipe_leaves_the_unit(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """Once a newer recipe is in force, the old one never writes again: two prices are never mixed."""
 
     class Newer(MetricsHandler):
@@ -215,7 +223,9 @@ async def test_a_worker_with_an_older_recipe_leaves_the_unit(server: AsyncServer
     assert await tokens_of(server, keys) == 7
 
 
-async def test_the_group_shows_the_lag_that_everyones_tools_read(server: AsyncServer, keys: Keys, append) -> None:  # noqa: ANN001
+async def test_the_group_shows_the_lag_that_everyones_tools_read(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
     """XINFO GROUPS follows the cursor, and a destroyed group comes back."""
     unit = unit_of(server, keys)
     stream = keys.partition(0).stream()
@@ -230,15 +240,13 @@ async def test_the_group_shows_the_lag_that_everyones_tools_read(server: AsyncSe
 
 
 async def test_workers_that_race_without_leases_count_once(
-    redis_url: str, server: AsyncServer, keys: Keys, append
-) -> None:  # noqa: ANN001
+    redis_url: str, server: AsyncServer, keys: Keys, append: Appender
+) -> None:
     """Leases save work; being right does not hang on them."""
     for number in range(40):
         await append([usage(number, agent=f"agent-{number % 7}") for _ in range(25)])
     others = [AsyncServer(RedisSettings(redis_url)) for _ in range(3)]
     workers = [Worker(other, keys, [FoldEffect(MetricsHandler())]) for other in others]
-    import anyio  # noqa: PLC0415 - only this test runs several at once
-
     async with anyio.create_task_group() as group:
         for worker in workers:
             group.start_soon(worker.run_until_idle)

@@ -16,7 +16,7 @@ from typing import Final
 import anyio.lowlevel
 import msgspec
 
-from consumers.runtime.contract import MAX_RAW_BYTES, DeadLetter, Slice
+from consumers.contract import MAX_RAW_BYTES, DeadLetter, Slice
 from consumers.sinks.export.settings import ExportSettings
 from consumers.sinks.export.spans import EncodedSpan, Price, encode_request, encode_span, keeps, started_us
 from consumers.sinks.export.transport import Answer, Transport

@@ -6,8 +6,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.handlers.recipe import Recipe
-from consumers.runtime.contract import MAX_RAW_BYTES, DeadLetter, Slice
+from consumers.contract import MAX_RAW_BYTES, DeadLetter, Slice
+from consumers.recipe import Recipe
 from consumers.state import Caps, Delta
 from pipeline.events import Event
 from pipeline.units import US_PER_MS

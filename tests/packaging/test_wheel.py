@@ -1,0 +1,86 @@
+"""The wheel as an application installs it: bare, into an empty environment, beside modules of its own."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import RealServer
+
+ROOT = Path(__file__).parent.parent.parent
+EXTRAS = ("logfire", "pydantic", "opentelemetry", "starlette", "genai_prices", "httpx", "rich", "typer")
+PUBLISH = f"""
+import json, sys
+import sidestream
+telemetry = sidestream.configure(service="bare", namespace="bare")
+with sidestream.session_context("s-1", "u-1"):
+    ok = sidestream.usage("writer", "gpt-4o", 1200, 340)
+flushed = sidestream.flush(10)
+sidestream.close(5)
+found = [name for name in {EXTRAS!r} if name in sys.modules]
+print(json.dumps({{"ok": ok, "flushed": flushed, "imported": found}}))
+"""
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it, without any extra, into an environment of its own; return its Python."""
+    folder = tmp_path_factory.mktemp("bare")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("sidestream-*.whl")
+    venv.create(folder / "env", with_pip=True)
+    python = folder / "env" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel]
+    subprocess.run([str(part) for part in pip], check=True, capture_output=True)
+    return python
+
+
+def run(python: Path, folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the bare environment's Python in a folder."""
+    command = [str(python), *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.xdist_group("wheel")
+def test_a_bare_install_publishes_and_brings_nothing_else(bare: Path, tmp_path: Path, real_server: RealServer) -> None:
+    """Four packages are enough to publish, and none of the extras is there or imported."""
+    done = run(bare, tmp_path, "-c", PUBLISH, SIDESTREAM_REDIS_URL=real_server.url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"ok": True, "flushed": True, "imported": []}
+    names = run(bare, tmp_path, "-m", "pip", "list", "--format=json", "--disable-pip-version-check").stdout
+    installed = {package["name"].lower().replace("-", "_") for package in json.loads(names)}
+    assert {"sidestream", "msgspec", "redis", "hiredis", "zstandard", "anyio"} <= installed
+    assert not installed & set(EXTRAS)
+
+
+@pytest.mark.xdist_group("wheel")
+def test_the_command_line_without_its_extra_says_which_to_install(bare: Path, tmp_path: Path) -> None:
+    """One sentence and exit code 2 instead of a traceback."""
+    done = run(bare, tmp_path, "-m", "sidestream", "worker")
+    assert done.returncode == 2
+    assert "pip install 'sidestream[worker]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.xdist_group("wheel")
+def test_an_application_with_a_pipeline_of_its_own_is_told_so(bare: Path, tmp_path: Path) -> None:
+    """A module of the application that hides ours is named, with its path and the way out."""
+    (tmp_path / "pipeline.py").write_text("stages = []\n")
+    done = run(bare, tmp_path, "-c", "import sidestream")
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr
+    assert str(tmp_path / "pipeline.py") in done.stderr
+
+
+@pytest.mark.xdist_group("wheel")
+def test_the_wheel_is_typed_and_carries_its_scripts(bare: Path, tmp_path: Path) -> None:
+    """py.typed stands in every package, and the Lua scripts are beside the code."""
+    look = (
+        "import importlib.resources as r;"
+        "print([(r.files(p) / 'py.typed').is_file() for p in ('sidestream', 'pipeline', 'producers', 'consumers')],"
+        "(r.files('pipeline') / 'scripts' / 'append.lua').is_file())"
+    )
+    assert run(bare, tmp_path, "-c", look).stdout.strip() == "[True, True, True, True] True"
