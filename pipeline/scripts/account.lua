@@ -1,59 +1,71 @@
 #!lua flags=no-writes
--- Read one unit's account at one moment: its cursor, its partition's counters, and the events it has yet to read.
--- KEYS  1 stream  2 cursor  3 counters
--- ARGV  1 entries to count at most
--- Answers  {cursor as flat list, counters as flat list, fenced events, foreign events, 1 where there are more entries}
+-- Account for one unit: its cursor, its partition's counters and its unread events, all of one instant.
+-- Keeps: unread events are counted from the entries themselves, never reckoned from the counters they are held against.
+-- KEYS  1 stream  2 cursor  3 counters  4 dead letters
+-- ARGV  1 group  2 most entries to count  3 most bytes of entries to look through
+-- Answers  {now in ms, cursor as flat list, counters as flat list, dead letters, group lag or false,
+--           unread entries, unread events, of these foreign, 1 where a bound ended the count else 0,
+--           id of the oldest entry not wholly read, or ''}
 
-local AT_ONCE = 50
+-- Entries of one read: the largest have 1 MiB, and a script holds what it has read.
+local AT_ONCE = 16
 
-local function field(entry, name)
-  for i = 1, #entry, 2 do
-    if entry[i] == name then
-      return entry[i + 1]
+local function flat_of(list)
+  local fields = {}
+  for i = 1, #list, 2 do
+    fields[list[i]] = list[i + 1]
+  end
+  return fields
+end
+
+-- Events that an entry stands for: as pipeline.wire.entry_count and entry_producer have it.
+local function events_of(fields)
+  local count = fields['n'] or '1'
+  local events = #count <= 3 and string.match(count, '^[1-9]%d*$') and tonumber(count) or 1
+  local producer = fields['p'] or ''
+  local fenced = #producer == 32 and string.match(producer, '^[0-9a-f]+$')
+  return events > 500 and 1 or events, not fenced
+end
+
+local function lag_of(group)
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+  for _, raw in ipairs(groups.err and {} or groups) do
+    local facts = flat_of(raw)
+    if facts['name'] == group then
+      return facts['lag'] or false
     end
   end
+  return false
 end
 
--- The same rules as pipeline/wire.py: what is fenced, and how many events an entry stands for.
-local function is_fenced(entry)
-  local producer = field(entry, 'p')
-  return producer and #producer == 32 and string.match(producer, '^[0-9a-f]+$') ~= nil
-end
+local time = redis.call('TIME')
+local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+local cursor_flat = redis.call('HGETALL', KEYS[2])
+local cursor = flat_of(cursor_flat)
 
-local function events_of(entry)
-  local text = field(entry, 'n') or '1'
-  local events = string.match(text, '^[1-9]%d?%d?$') and tonumber(text) or 1
-  return events <= 500 and events or 1
-end
-
-local cursor = redis.call('HGETALL', KEYS[2])
-local place = redis.call('HMGET', KEYS[2], 'id', 'index')
-local fenced, foreign, seen, more = 0, 0, 0, 0
-if place[1] then
-  local index = tonumber(place[2])
-  local from = index > 0 and place[1] or '(' .. place[1]
-  while true do
-    local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', AT_ONCE)
-    for _, entry in ipairs(entries) do
-      if seen == tonumber(ARGV[1]) then
-        more = 1
-        break
-      end
-      seen = seen + 1
-      local events = events_of(entry[2])
-      if entry[1] == place[1] then
-        events = events - index
-      end
-      if is_fenced(entry[2]) then
-        fenced = fenced + events
-      else
-        foreign = foreign + events
-      end
-    end
-    if more == 1 or #entries < AT_ONCE then
+-- A cursor inside an entry has taken the first `index` events of it.
+local at, taken = cursor['id'] or '0-0', tonumber(cursor['index'] or '0')
+local from = taken > 0 and at or '(' .. at
+local entries, events, foreign, bytes, bounded, oldest = 0, 0, 0, 0, 0, ''
+repeat
+  local rows = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', AT_ONCE)
+  for _, row in ipairs(rows) do
+    if entries >= tonumber(ARGV[2]) or bytes >= tonumber(ARGV[3]) then
+      bounded = 1
       break
     end
-    from = '(' .. entries[#entries][1]
+    local fields = flat_of(row[2])
+    local count, is_foreign = events_of(fields)
+    local left = row[1] == at and math.max(0, count - taken) or count
+    entries, events = entries + 1, events + left
+    foreign = foreign + (is_foreign and left or 0)
+    bytes = bytes + #(fields['b'] or '')
+    oldest = oldest == '' and row[1] or oldest
+    from = '(' .. row[1]
   end
-end
-return { cursor, redis.call('HGETALL', KEYS[3]), fenced, foreign, more }
+until bounded == 1 or #rows < AT_ONCE
+
+return {
+  now, cursor_flat, redis.call('HGETALL', KEYS[3]), redis.call('XLEN', KEYS[4]), lag_of(ARGV[1]),
+  entries, events, foreign, bounded, oldest,
+}

@@ -26,8 +26,8 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(replay.app, name="replay")
 
 
-def _print_version(*, wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         typer.echo(f"sidestream {VERSION}")
         raise typer.Exit
 
@@ -36,7 +36,7 @@ def _print_version(*, wanted: bool) -> None:
 def main(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=lambda value: _print_version(wanted=value), is_eager=True)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """LLM telemetry beside the hot path: what is spent, how fast it answers, what fails."""

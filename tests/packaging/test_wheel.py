@@ -7,7 +7,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import RealServer
+from support import RealServer
 
 ROOT = Path(__file__).parent.parent.parent
 EXTRAS = ("logfire", "pydantic", "opentelemetry", "starlette", "genai_prices", "httpx", "rich", "typer")

@@ -142,9 +142,7 @@ async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys,
 
 
 async def test_bad_events_become_dead_letters_and_their_neighbours_count(
-    server: AsyncServer,
-    keys: Keys,
-    append,  # noqa: ANN001
+    server: AsyncServer, keys: Keys, append: Appender
 ) -> None:
     """Each with its place and its reason: a malformed event, an unreadable frame, a clock far ahead."""
     events = [{"event": "usage", "time_us": NOW_US, "input_tokens": 2}, {"event": "telepathy", "time_us": 1}]

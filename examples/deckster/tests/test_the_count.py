@@ -4,7 +4,6 @@ import json
 
 import httpx
 import pytest
-from conftest import Serve
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websockets
@@ -14,6 +13,7 @@ from examples.deckster.clients import LedgerGapError, drive
 from examples.deckster.journal import Entry
 from examples.deckster.ledger import ClientLedger, add, empty_ledger
 from examples.deckster.models import Conditions
+from examples.deckster.tests.conftest import Serve
 
 STORMY = Conditions(seed=3, pace=0.01, failing_ratio=0.08, stalled_ratio=0.03, cut_ratio=0.15, broken_ratio=0.1)
 

@@ -1,0 +1,234 @@
+"""The report: tokens, cost, latencies and errors of a range of event time, and how complete these numbers are.
+
+Keeps:
+- What could not be known says so: a price, a handler that never ran, an instant up to which all is counted.
+- `as_of` is read before the windows, so these hold everything that it promises.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from consumers.handlers import cost, metrics
+from consumers.reader import Operation, StateReader, Window, merge
+from consumers.state import FIELD_SEPARATOR, OTHER, Measures
+from consumers.views.completeness import COST, METRICS, Completeness, read_completeness
+from consumers.views.figures import Dimension, Figures, Group, cover_names, figures_of, groups_of, known_cost, span
+from consumers.windows import DAY, HOUR_S, cover
+from pipeline.connection import AsyncServer, Command
+from pipeline.keys import Keys
+from pipeline.presence import read_partitions
+
+By: TypeAlias = Dimension | Literal["session"]
+"""What a report can be grouped by; a session is a marginal: whole hours, and fewer figures."""
+
+_AT_ONCE: Final = 500
+_EVENTS_AHEAD_S: Final = HOUR_S
+"""An event dated further ahead is dead-lettered, so no window beyond holds anything."""
+
+_OF_METRICS: Final = (metrics.REQUESTS, metrics.TOKENS, metrics.RUNS, metrics.ERRORS)
+_OF_COST: Final = (cost.COST, cost.COST_REQUESTS, cost.UNPRICED)
+_RUN_NAME: Final = msgspec.json.Decoder(tuple[str, str, str])
+
+
+class Range(Struct, frozen=True):
+    """Event time from `from_s` to `until_s` (exclusive), seconds since 1970."""
+
+    from_s: int
+    until_s: int
+
+
+class SessionRow(Struct, frozen=True):
+    """One session: what a marginal holds. A handler that never ran leaves None."""
+
+    session: str
+    requests: int | None = None
+    total_tokens: int | None = None
+    runs: int | None = None
+    errors: int | None = None
+    cost_nano_usd: int | None = None
+    """None: no request with a known price, or nothing known of the cost."""
+    unpriced_requests: int | None = None
+
+
+class ExpensiveRun(Struct, frozen=True):
+    """One run (or `__other__`, all that a cap hid): the cost of its requests, None if none had a known price."""
+
+    agent: str
+    run_id: str
+    session: str
+    requests: int
+    cost_nano_usd: int | None
+    unpriced_requests: int
+
+
+class Report(Struct, frozen=True):
+    """Everything a report says. `covered` is what the windows hold of `asked`; `names` likewise for runs, sessions."""
+
+    namespace: str
+    now_s: int
+    asked: Range
+    covered: Range
+    names: Range
+    by: By
+    totals: Figures
+    groups: Sequence[Group]
+    sessions: Sequence[SessionRow]
+    expensive: Sequence[ExpensiveRun]
+    slowest: Sequence[Operation]
+    completeness: Completeness
+
+    @property
+    def metrics_known(self) -> bool:
+        """Whether requests, tokens, latencies, runs and errors are known."""
+        return self.completeness.known(METRICS)
+
+    @property
+    def cost_known(self) -> bool:
+        """Whether costs are known."""
+        return self.completeness.known(COST)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was counted."""
+        figures = self.totals
+        counts = (figures.requests, figures.runs, figures.tools, figures.steps, figures.transitions, figures.errors)
+        return not any((*counts, figures.priced_requests, figures.unpriced_requests))
+
+
+async def read_report(  # noqa: PLR0913 - a query and what it asks for, by name
+    server: AsyncServer,
+    keys: Keys,
+    *,
+    since_s: int,
+    until_s: int | None,
+    by: By,
+    now_s: int,
+    most: int = 10,
+) -> Report:
+    """Read the report of events from `since_s` to `until_s` (exclusive; None: up to now), in seconds since 1970.
+
+    Args:
+        server: Where the state is.
+        keys: Those of the namespace.
+        since_s: Nothing is kept for longer than two years; what is older is left out.
+        until_s: No event is dated more than an hour ahead; a later end is cut to that.
+        by: What to group by.
+        now_s: The time now, which decides what windows are still kept.
+        most: How many of the most expensive and slowest operations, and of sessions; each window offers so many.
+
+    Raises:
+        ValueError: The range is empty, or older than anything that is kept.
+        SidestreamError: See `AsyncServer.call`.
+    """
+    # The second that runs belongs to "up to now".
+    asked = Range(since_s, now_s + 1 if until_s is None else until_s)
+    if asked.from_s >= asked.until_s:
+        raise ValueError(f"the range is empty: it begins at {asked.from_s} and ends at {asked.until_s}")
+    windows, names = _windows(asked, now_s)
+    partitions = await read_partitions(server, keys)
+    completeness = await read_completeness(server, keys, partitions, span(names))
+    reader = StateReader(server, keys, partitions)
+    of_metrics = await reader.cells(METRICS, windows)
+    of_cost = await reader.cells(COST, windows)
+    return Report(
+        namespace=keys.namespace,
+        now_s=now_s,
+        asked=asked,
+        covered=Range(*span(windows)),
+        names=Range(*span(names)),
+        by=by,
+        totals=figures_of(of_metrics, of_cost),
+        groups=[] if by == "session" else groups_of(of_metrics, of_cost, by),
+        sessions=await _Sessions(reader, names, completeness).read(most) if by == "session" else [],
+        expensive=await _expensive(reader, names, most),
+        slowest=await reader.slowest(windows, most),
+        completeness=completeness,
+    )
+
+
+def _windows(asked: Range, now_s: int) -> tuple[list[Window], list[Window]]:
+    since_s = max(asked.from_s, DAY.start_of(now_s - DAY.kept_s))
+    if asked.until_s <= since_s:
+        raise ValueError(f"nothing of that range is kept any more: the oldest windows are of {since_s}")
+    until_s = max(since_s + 1, min(asked.until_s, now_s + _EVENTS_AHEAD_S))
+    return list(cover(since_s, until_s, now_s)), list(cover_names(since_s, until_s, now_s))
+
+
+async def _expensive(reader: StateReader, windows: Sequence[Window], most: int) -> list[ExpensiveRun]:
+    runs = await reader.marginal(COST, "run", windows, most, _OF_COST)
+    over_cap = runs.pop(OTHER, None)
+    ordered = sorted(runs.items(), key=lambda run: (-run[1].get(cost.COST, 0), run[0]))[:most]
+    found = [_expensive_run(*_RUN_NAME.decode(name), measures) for name, measures in ordered]
+    return found if over_cap is None else [*found, _expensive_run("", OTHER, "", over_cap)]
+
+
+def _expensive_run(agent: str, run_id: str, session: str, measures: Measures) -> ExpensiveRun:
+    requests, unpriced = measures.get(cost.COST_REQUESTS, 0), measures.get(cost.UNPRICED, 0)
+    return ExpensiveRun(agent, run_id, session, requests, _marginal_cost(measures), unpriced)
+
+
+def _marginal_cost(measures: Measures) -> int | None:
+    unpriced = measures.get(cost.UNPRICED, 0)
+    return known_cost(measures.get(cost.COST, 0), measures.get(cost.COST_REQUESTS, 0) - unpriced, unpriced)
+
+
+@dataclass(slots=True)
+class _Sessions:
+    """Reads the dearest sessions from what two handlers hold of them."""
+
+    reader: StateReader
+    windows: Sequence[Window]
+    completeness: Completeness
+
+    async def read(self, most: int) -> list[SessionRow]:
+        """Return up to `most` sessions, the dearest first, behind them what a cap hid."""
+        of_metrics = await self.reader.marginal(METRICS, "session", self.windows, most, _OF_METRICS)
+        of_cost = await self.reader.marginal(COST, "session", self.windows, most, _OF_COST)
+        names = dict.fromkeys([*of_cost, *of_metrics])
+        # Each handler ranks by its own measure: what one of them offered may not be among the other's highest.
+        await self._fill(of_metrics, METRICS, names, _OF_METRICS)
+        await self._fill(of_cost, COST, names, _OF_COST)
+        rows = [self._row(name, of_metrics.get(name, {}), of_cost.get(name, {})) for name in names if name != OTHER]
+        rows.sort(key=lambda row: (-(row.cost_nano_usd or 0), -(row.total_tokens or 0), row.session))
+        if OTHER in names:
+            return [*rows[:most], self._row(OTHER, of_metrics.get(OTHER, {}), of_cost.get(OTHER, {}))]
+        return rows[:most]
+
+    async def _fill(
+        self, known: dict[str, Measures], handler: str, names: Mapping[str, None], measures: Sequence[str]
+    ) -> None:
+        missing = [name for name in names if name not in known]
+        fields = [f"{name}{FIELD_SEPARATOR}{measure}" for name in missing for measure in measures]
+        if not fields:
+            return
+        units = [
+            self.reader.keys.partition(number).unit(handler, self.reader.version)
+            for number in range(self.reader.partitions)
+        ]
+        commands: list[Command] = [
+            ["HMGET", unit.marginal("session", resolution.name, start_s), *fields]
+            for unit in units
+            for resolution, start_s in self.windows
+        ]
+        for first in range(0, len(commands), _AT_ONCE):
+            for row in await self.reader.server.all(commands[first : first + _AT_ONCE]):
+                for position, value in enumerate(row):
+                    if value is not None:
+                        name, measure = missing[position // len(measures)], measures[position % len(measures)]
+                        merge(known.setdefault(name, {}), {measure: int(value)})
+
+    def _row(self, name: str, of_metrics: Measures, of_cost: Measures) -> SessionRow:
+        counted, priced = self.completeness.known(METRICS), self.completeness.known(COST)
+        return SessionRow(
+            session=name,
+            requests=of_metrics.get(metrics.REQUESTS, 0) if counted else None,
+            total_tokens=of_metrics.get(metrics.TOKENS, 0) if counted else None,
+            runs=of_metrics.get(metrics.RUNS, 0) if counted else None,
+            errors=of_metrics.get(metrics.ERRORS, 0) if counted else None,
+            cost_nano_usd=_marginal_cost(of_cost) if priced else None,
+            unpriced_requests=of_cost.get(cost.UNPRICED, 0) if priced else None,
+        )

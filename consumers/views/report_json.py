@@ -1,0 +1,187 @@
+"""The report as a JSON document: versioned, documented in docs/report-json.md; null is "unknown", never 0."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from consumers.reader import Operation
+from consumers.state import OTHER
+from consumers.views.figures import Figures, Group, Timing, usd
+from consumers.views.report import ExpensiveRun, Range, Report, SessionRow
+
+SCHEMA: Final = "sidestream.report/1"
+"""Raised with any change that could break who reads it."""
+
+
+def report_json(report: Report) -> bytes:
+    """Return the report as its JSON document (docs/report-json.md), in one line."""
+    return msgspec.json.encode(_Document(report).build())
+
+
+@dataclass(slots=True)
+class _Document:
+    """Writes a report down; null is "unknown", never 0."""
+
+    report: Report
+
+    def build(self) -> dict[str, object]:
+        """Return the whole document as plain values."""
+        report = self.report
+        return {
+            "schema": SCHEMA,
+            "namespace": report.namespace,
+            "generated_at": _instant(report.now_s),
+            "range": {
+                "asked": _range(report.asked),
+                "covered": _range(report.covered),
+                "names_covered": _range(report.names),
+            },
+            "as_of": _instant_ms(report.completeness.as_of_ms),
+            "totals": self._figures(report.totals),
+            "by": report.by,
+            "groups": [self._group(group) for group in report.groups]
+            if report.by != "session"
+            else [self._session(row) for row in report.sessions],
+            "expensive_operations": [self._expensive(run) for run in report.expensive] if report.cost_known else None,
+            "slowest_operations": [_operation(operation) for operation in report.slowest]
+            if report.metrics_known
+            else None,
+            "completeness": self._completeness(),
+        }
+
+    def _figures(self, figures: Figures) -> dict[str, object]:
+        priced = self._cost(figures) if self.report.cost_known else None
+        if not self.report.metrics_known:
+            unknown = ("requests", "tokens", "runs", "tools", "steps", "transitions", "time_in_state", "errors")
+            return {**dict.fromkeys(unknown), "cost": priced}
+        return {
+            "requests": {
+                "count": figures.requests,
+                "by_status": figures.requests_by_status,
+                "error_ratio": figures.request_error_ratio,
+                "duration": _timing(figures.request_time),
+                "time_to_first_token": _timing(figures.first_token),
+            },
+            "tokens": {
+                "total": figures.total_tokens,
+                "input": figures.input_tokens,
+                "output": figures.output_tokens,
+                "parts": figures.token_parts,
+            },
+            "cost": priced,
+            "runs": {
+                "count": figures.runs,
+                "by_status": figures.runs_by_status,
+                "error_ratio": figures.run_error_ratio,
+                "response_time": _timing(figures.run_time),
+            },
+            "tools": figures.tools,
+            "steps": figures.steps,
+            "transitions": figures.transitions,
+            "time_in_state": {**_timing(figures.visit_time), "unknown": figures.visits_unknown},
+            "errors": figures.errors,
+        }
+
+    @staticmethod
+    def _cost(figures: Figures) -> dict[str, object]:
+        return {
+            **_money(figures.known_cost_nano_usd),
+            "provider_nano_usd": figures.provider_nano_usd,
+            "priced_requests": figures.priced_requests,
+            "unpriced_requests": figures.unpriced_requests,
+            "unpriced_tokens": figures.unpriced_tokens,
+        }
+
+    def _group(self, group: Group) -> dict[str, object]:
+        return {**_named(group.name), **self._figures(group.figures)}
+
+    @staticmethod
+    def _session(row: SessionRow) -> dict[str, object]:
+        return {
+            **_named(row.session),
+            "requests": row.requests,
+            "tokens": row.total_tokens,
+            "runs": row.runs,
+            "errors": row.errors,
+            "cost": {**_money(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests},
+        }
+
+    @staticmethod
+    def _expensive(run: ExpensiveRun) -> dict[str, object]:
+        return {
+            "run_id": run.run_id,
+            "over_cap": run.run_id == OTHER,
+            "agent": run.agent,
+            "session": run.session,
+            "requests": run.requests,
+            "cost": {**_money(run.cost_nano_usd), "unpriced_requests": run.unpriced_requests},
+        }
+
+    def _completeness(self) -> dict[str, object]:
+        found = self.report.completeness
+        return {
+            "complete": found.complete(self.report.covered.from_s),
+            "handlers": [
+                {
+                    "handler": handler.handler,
+                    "partitions": handler.partitions,
+                    "declared": handler.declared,
+                    "as_of": _instant_ms(handler.as_of_ms) if handler.everywhere else None,
+                    "complete_since": _instant_ms(handler.since_ms) if handler.since_ms else None,
+                    "outstanding": handler.outstanding,
+                    "outstanding_at_least": handler.outstanding_at_least,
+                    "dead_letters": handler.dead_letters,
+                    "skipped": handler.skipped,
+                    "expired": handler.expired,
+                    "foreign": handler.foreign,
+                }
+                for handler in found.handlers
+            ],
+            "producers": {
+                "shed": found.losses.shed,
+                "invalid": found.losses.invalid,
+                "lost": found.losses.lost,
+                "waiting": found.waiting,
+                "at_risk": found.at_risk,
+            },
+        }
+
+
+def _named(name: str) -> dict[str, object]:
+    return {"name": name, "over_cap": name == OTHER}
+
+
+def _money(nano_usd: int | None) -> dict[str, object]:
+    return {"nano_usd": nano_usd, "usd": None if nano_usd is None else usd(nano_usd)}
+
+
+def _timing(timing: Timing) -> dict[str, object]:
+    return {"count": timing.count, "mean_us": timing.mean_us, "p95_us": timing.p95_us}
+
+
+def _operation(operation: Operation) -> dict[str, object]:
+    return {
+        "kind": operation.kind,
+        "name": operation.name,
+        "agent": operation.agent,
+        "id": operation.identity,
+        "session": operation.session,
+        "status": operation.status,
+        "duration_us": operation.duration_us,
+    }
+
+
+def _range(found: Range) -> dict[str, str]:
+    return {"from": _instant(found.from_s), "until": _instant(found.until_s)}
+
+
+def _instant(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _instant_ms(time_ms: int | None) -> str | None:
+    if time_ms is None:
+        return None
+    return f"{datetime.fromtimestamp(time_ms // 1_000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1_000:03d}Z"

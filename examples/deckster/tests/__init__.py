@@ -1,0 +1,1 @@
+"""Deckster's own tests, as a user of Sidestream would write them."""

@@ -1,0 +1,60 @@
+"""`sidestream report`: tokens, cost, requests, errors and response times."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from consumers.views.report import By, read_report, report_json
+from pipeline.errors import SettingsError
+from pipeline.units import parse_duration_s
+from sidestream.cli.report_text import report_text
+from sidestream.cli.session import AsJson, Namespace, Place, RedisUrl, console, open_session, print_json, run_async
+
+
+def report(
+    *,
+    since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d.")] = "24h",
+    by: Annotated[str, typer.Option(help="Break down by agent, model, state or session.")] = "agent",
+    most: Annotated[int, typer.Option(min=1, max=1_000, help="How many rows of a list.")] = 10,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Show what was spent, how fast answers came and what failed, and how complete the figures are."""
+
+    async def command() -> int:
+        dimension, since_s = _dimension(by), _since_s(since)
+        async with open_session(Place(namespace, redis_url)) as session:
+            now_s = int((await session.server.call("TIME"))[0])
+            found = await read_report(
+                session.server,
+                session.keys,
+                since_s=now_s - since_s,
+                until_s=None,
+                by=dimension,
+                now_s=now_s,
+                most=most,
+            )
+        if as_json:
+            print_json(report_json(found))
+        else:
+            out = console()
+            out.print(report_text(found, out.width))
+        return 0
+
+    run_async(command)
+
+
+def _dimension(text: str) -> By:
+    try:
+        return msgspec.convert(text, By)
+    except msgspec.ValidationError:
+        raise SettingsError(f"--by: {text!r} is none of agent, model, state, session") from None
+
+
+def _since_s(text: str) -> int:
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise SettingsError(f"--since: {error}") from None
