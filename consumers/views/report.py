@@ -16,13 +16,13 @@ from consumers.handlers import cost, metrics
 from consumers.reader import Operation, StateReader, Window, merge
 from consumers.state import FIELD_SEPARATOR, OTHER, Measures
 from consumers.views.completeness import COST, METRICS, Completeness, read_completeness
-from consumers.views.figures import Dimension, Figures, Group, cover_names, figures_of, groups_of, known_cost, span
+from consumers.views.figures import Figures, Group, cover_names, figures_of, groups_of, known_cost, span
 from consumers.windows import DAY, HOUR_S, cover
 from pipeline.connection import AsyncServer, Command
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
 
-By: TypeAlias = Dimension | Literal["session"]
+By: TypeAlias = Literal["agent", "model", "state", "session"]
 """What a report can be grouped by; a session is a marginal: whole hours, and fewer figures."""
 
 _AT_ONCE: Final = 500

@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from consumers.views.report import By, read_report, report_json
+from consumers.views.report import By, read_report
+from consumers.views.report_json import report_json
 from pipeline.errors import SettingsError
 from pipeline.units import parse_duration_s
 from sidestream.cli.report_text import report_text

@@ -1,0 +1,455 @@
+"""The report as a person reads it in a terminal: what was spent, how fast it answered, what failed, what is missing.
+
+Keeps:
+- Names come from users: what is in them is shown as text, never as markup, colour or a terminal's command.
+- An unknown price is "unpriced" and an unknown figure "unknown"; neither is ever $0 or 0.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from consumers.reader import Operation
+from consumers.state import OTHER
+from consumers.views.completeness import Completeness
+from consumers.views.figures import Figures, Group, Timing
+from consumers.views.report import ExpensiveRun, Report, SessionRow
+from pipeline.units import NANO_PER_USD, US_PER_MS, US_PER_S
+
+UNKNOWN: Final = "unknown"
+NOTHING: Final = "–"  # noqa: RUF001 - an en dash is what a table shows for "nothing here"
+
+MOST_GROUPS: Final = 40
+"""Rows of a breakdown on a screen; `--json` has all of them."""
+
+_WIDE: Final = 100
+_BAR_CELLS: Final = 10
+_INDENT: Final = (0, 0, 0, 2)
+
+
+def report_text(report: Report, width: int) -> RenderableType:
+    """Return the report for a terminal of `width` columns (80 is enough; more shows more)."""
+    view = _View(report, width >= _WIDE)
+    if report.empty:
+        return Lines(view.head(), Text(), view.nothing_yet(), Text(), view.foot())
+    parts = [view.head(), view.tiles(), view.details(), view.breakdown(), view.expensive(), view.slowest(), view.foot()]
+    return Lines(*_spaced(part for part in parts if part is not None))
+
+
+def _spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    for number, part in enumerate(parts):
+        if number:
+            yield Text()
+        yield part
+
+
+def amount(number: int) -> str:
+    """Return a count as people say it: 950, 1.2k, 3.4M."""
+    if abs(number) < 1_000:
+        return str(number)
+    value = float(number)
+    for unit in ("k", "M", "G"):
+        value /= 1_000
+        if abs(value) < 999.95:  # noqa: PLR2004 - above, one decimal would round to a thousand
+            return f"{value:.1f}{unit}"
+    return f"{value / 1_000:.1f}T"
+
+
+def dollars(nano_usd: int) -> str:
+    """Return money in dollars: $0.0123, $12.34, $1,234; a little is "<$0.0001", and only nothing is $0."""
+    usd = nano_usd / NANO_PER_USD
+    match usd:
+        case 0:
+            return "$0"
+        case _ if usd < 0.0001:  # noqa: PLR2004 - four decimals would show nothing
+            return "<$0.0001"
+        case _ if usd < 0.99995:  # noqa: PLR2004 - above, four decimals would round to a dollar
+            return f"${usd:.4f}"
+        case _ if usd < 999.995:  # noqa: PLR2004 - above, cents say nothing
+            return f"${usd:.2f}"
+        case _:
+            return f"${usd:,.0f}"
+
+
+def duration(time_us: int | None) -> str:
+    """Return a duration: 950 us, 320 ms, 1.3 s, 2 m 05 s, 3 h 20 m."""
+    if time_us is None:
+        return NOTHING
+    if time_us < US_PER_MS:
+        return f"{time_us} us"
+    if round(time_us / US_PER_MS) < 1_000:  # noqa: PLR2004 - milliseconds of a second
+        return f"{time_us / US_PER_MS:.0f} ms"
+    if round(time_us / US_PER_S, 1) < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{time_us / US_PER_S:.1f} s"
+    minutes, seconds = divmod(round(time_us / US_PER_S), 60)
+    return f"{minutes} m {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"  # noqa: PLR2004
+
+
+def percent(ratio: float | None) -> str:
+    """Return a ratio (0-1) in percent: 4.2 %; only nothing is 0 %."""
+    if ratio is None:
+        return NOTHING
+    if 0 < ratio < 0.001:  # noqa: PLR2004 - one decimal would show nothing
+        return "<0.1 %"
+    return f"{ratio * 100:.1f} %" if ratio % 1 else f"{ratio * 100:.0f} %"
+
+
+def shown(name: str) -> Text:
+    """Return a name from outside as harmless text; the empty one and what a cap hid are said in words."""
+    if name == OTHER:
+        return Text("other (over the cap)", style="italic")
+    if not name:
+        return Text("(none)", style="dim")
+    return Text("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name))
+
+
+def _instant(time_s: float, *, seconds: bool = False) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
+
+
+def _count(number: int, singular: str) -> str:
+    return f"{number:,} {singular}{'' if number == 1 else 's'}"
+
+
+Cell: TypeAlias = str | Text
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the breakdown: its head, what a row shows in it, whether it needs a wide terminal."""
+
+    head: str
+    cell: Callable[[Group], Cell]
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Draws one report."""
+
+    report: Report
+    wide: bool
+
+    def head(self) -> RenderableType:
+        """Return what is reported, of when, and up to when it is counted."""
+        report = self.report
+        covered, asked = report.covered, report.asked
+        line = Text.assemble(
+            ("Sidestream report", "bold"),
+            f"  {_instant(covered.from_s, seconds=True)} to {_instant(covered.until_s, seconds=True)} UTC",
+            ("" if report.namespace == "sidestream" else f"  namespace {report.namespace}", "dim"),
+        )
+        if covered.from_s < asked.from_s - 60:  # noqa: PLR2004 - a minute's alignment needs no words
+            early = duration((asked.from_s - covered.from_s) * US_PER_S)
+            line.append(f"\nIt begins {early} before what was asked: no finer windows are kept of that age.", "dim")
+        elif covered.from_s > asked.from_s:
+            line.append("\nIt begins later than asked: nothing older is kept.", "dim")
+        return line
+
+    def tiles(self) -> RenderableType:
+        """Return the four figures that people look for first."""
+        figures, report = self.report.totals, self.report
+        grid = Table.grid(expand=True)
+        for _ in range(4):
+            grid.add_column(ratio=1)
+        grid.add_row(*(Text(name, style="dim") for name in ("COST", "TOKENS", "REQUESTS", "RESPONSE TIME")))
+        if report.metrics_known:
+            answer = duration(figures.run_time.mean_us)
+            second = [
+                f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out",
+                self._failed_requests(),
+                f"p95 {duration(figures.run_time.p95_us)}",
+            ]
+            first = [amount(figures.total_tokens), f"{figures.requests:,}", answer]
+        else:
+            first, second = [UNKNOWN] * 3, [""] * 3
+        grid.add_row(self._total_cost(), *(Text(text, style="bold") for text in first))
+        grid.add_row(self._unpriced(), *second)
+        return grid
+
+    def _total_cost(self) -> Text:
+        if not self.report.cost_known:
+            return Text(UNKNOWN, style="bold")
+        cost = self.report.totals.known_cost_nano_usd
+        return Text("unpriced", style="bold yellow") if cost is None else Text(dollars(cost), style="bold green")
+
+    def _unpriced(self) -> Cell:
+        figures = self.report.totals
+        if not figures.unpriced_requests:
+            return Text("every request priced" if figures.priced_requests else "", style="dim")
+        return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
+
+    def _failed_requests(self) -> Cell:
+        ratio = self.report.totals.request_error_ratio
+        return Text(f"{percent(ratio)} failed", style="red") if ratio else Text("none failed", style="dim")
+
+    def details(self) -> RenderableType | None:
+        """Return what stands behind the first figures, a line for each kind."""
+        figures = self.report.totals
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column()
+        if self.report.metrics_known:
+            if figures.token_parts:
+                parts = (f"{amount(tokens)} {_PART_NAMES[part]}" for part, tokens in figures.token_parts.items())
+                grid.add_row("Tokens", "of them " + ", ".join(parts))
+            if figures.requests:
+                grid.add_row("Requests", _by_status(figures.requests_by_status) + _timed(figures.request_time))
+            if figures.first_token.count:
+                grid.add_row("First token", _timed(figures.first_token).removeprefix("; "))
+            if figures.runs:
+                failed = f"; {percent(figures.run_error_ratio)} failed"
+                grid.add_row("Agent runs", _by_status(figures.runs_by_status) + failed)
+            others = [
+                _count(number, name)
+                for number, name in (
+                    (figures.tools, "tool call"),
+                    (figures.steps, "step"),
+                    (figures.transitions, "state transition"),
+                    (figures.errors, "error"),
+                )
+                if number
+            ]
+            if others:
+                grid.add_row("Besides", ", ".join(others))
+        if figures.unpriced_requests:
+            of_tokens = f"{_count(figures.unpriced_requests, 'request')} with {amount(figures.unpriced_tokens)} tokens"
+            grid.add_row("Unpriced", Text(f"{of_tokens}: their cost is not in the sum", style="yellow"))
+        return grid if grid.row_count else None
+
+    def breakdown(self) -> RenderableType | None:
+        """Return the figures by agent, model, state or session."""
+        report = self.report
+        if report.by == "session":
+            return self._sessions(report.sessions) if report.sessions else None
+        if not report.groups:
+            return None
+        columns = [column for column in self._columns() if self.wide or not column.wide]
+        table = _table(report.by.upper(), *(f"#{column.head}" for column in columns))
+        for group in report.groups[:MOST_GROUPS]:
+            table.add_row(shown(group.name), *(column.cell(group) for column in columns))
+        hidden = len(report.groups) - MOST_GROUPS
+        if hidden > 0:
+            table.add_row(Text(f"and {hidden:,} more (--json has all)", style="dim"))
+        return _titled(f"By {report.by}", table)
+
+    def _columns(self) -> Sequence[_Column]:
+        cost = [
+            _Column("COST", lambda group: self._cost_of(group.figures)),
+            _Column("", lambda group: self._share(group.figures), wide=True),
+        ]
+        if not self.report.metrics_known:
+            return cost
+        requests = [
+            _Column("TOKENS", lambda group: amount(group.figures.total_tokens)),
+            _Column("REQUESTS", lambda group: amount(group.figures.requests)),
+        ]
+        failed_requests = _Column("FAILED", lambda group: _ratio(group.figures.request_error_ratio))
+        runs = [
+            _Column("RUNS", lambda group: _some(group.figures.runs)),
+            _Column("FAILED", lambda group: _ratio(group.figures.run_error_ratio)),
+            _Column("RESPONSE", lambda group: duration(group.figures.run_time.mean_us)),
+            _Column("P95", lambda group: duration(group.figures.run_time.p95_us)),
+        ]
+        match self.report.by:
+            case "model":
+                return [
+                    *cost,
+                    *requests,
+                    failed_requests,
+                    _Column("LATENCY", lambda group: duration(group.figures.request_time.mean_us)),
+                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us)),
+                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), wide=True),
+                ]
+            case "state":
+                return [
+                    *cost,
+                    *requests,
+                    *runs,
+                    _Column("ENTERED", lambda group: _some(group.figures.transitions), wide=True),
+                    _Column("STAY", lambda group: duration(group.figures.visit_time.mean_us), wide=True),
+                ]
+            case _:
+                first = _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), wide=True)
+                return [*cost, *requests, *runs, first]
+
+    def _cost_of(self, figures: Figures) -> Cell:
+        if not self.report.cost_known:
+            return UNKNOWN
+        if not figures.priced_requests and not figures.unpriced_requests:
+            return NOTHING
+        return _money(figures.known_cost_nano_usd, figures.unpriced_requests)
+
+    def _share(self, figures: Figures) -> Cell:
+        total = self.report.totals.cost_nano_usd
+        cells = -(-figures.cost_nano_usd * _BAR_CELLS // total) if total else 0
+        return Text.assemble(("━" * cells, "green"), ("━" * (_BAR_CELLS - cells), "bright_black"))
+
+    def _sessions(self, rows: Sequence[SessionRow]) -> RenderableType:
+        table = _table("SESSION", "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
+        for row in rows:
+            counts = (row.total_tokens, row.requests, row.runs, row.errors)
+            table.add_row(
+                shown(row.session),
+                _money(row.cost_nano_usd, row.unpriced_requests) if self.report.cost_known else UNKNOWN,
+                *(UNKNOWN if count is None else amount(count) for count in counts),
+            )
+        return _titled(f"By session{self._names_covered()}", table)
+
+    def _names_covered(self) -> str:
+        names, covered = self.report.names, self.report.covered
+        if names == covered:
+            return ""
+        return f", from {_instant(names.from_s)} to {_instant(names.until_s)}: kept by the hour and day"
+
+    def expensive(self) -> RenderableType | None:
+        """Return the most expensive runs."""
+        if not self.report.expensive:
+            return None
+        table = _table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION")
+        for run in self.report.expensive:
+            table.add_row(_money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
+        where = "" if self.report.by == "session" else self._names_covered()
+        return _titled(f"Most expensive operations{where}", table)
+
+    def slowest(self) -> RenderableType | None:
+        """Return the slowest operations."""
+        if not self.report.slowest:
+            return None
+        table = _table("#TIME", "KIND", "NAME", "ENDED", "AGENT" if self.wide else "", "SESSION")
+        for operation in self.report.slowest:
+            table.add_row(duration(operation.duration_us), *self._operation_cells(operation))
+        return _titled("Slowest operations", table)
+
+    def _operation_cells(self, operation: Operation) -> list[Cell]:
+        # Of a run the name says the agent already.
+        agent = shown(operation.agent) if self.wide and operation.agent != operation.name else Text()
+        ended = Text(operation.status, style="red" if operation.status == "error" else "")
+        return [operation.kind, shown(operation.name), ended, agent, shown(operation.session)]
+
+    def nothing_yet(self) -> RenderableType:
+        """Return what to do where nothing was counted."""
+        if not (self.report.metrics_known or self.report.cost_known):
+            first = "No worker has run here yet, so nothing is counted. Start one:\n\n  sidestream worker\n"
+        elif any(handler.outstanding for handler in self.report.completeness.handlers):
+            first = "Events are waiting to be counted. Is a worker alive? Look:\n\n  sidestream status\n"
+        else:
+            first = "Nothing happened in this time. A longer one may show more:\n\n  sidestream report --since 7d\n"
+        return Text(
+            f"{first}\nAn application reports what its agents do after two lines:\n\n"
+            '  sidestream.configure(service="my-app")\n  sidestream.instrument_pydantic_ai()\n\n'
+            "It and this command must use the same Redis and namespace: --redis-url, --namespace."
+        )
+
+    def foot(self) -> RenderableType:
+        """Return up to when everything is counted, and what is known to be missing."""
+        report = self.report
+        found = report.completeness
+        missing = [Text(f"! {line}", style="yellow") for line in _missing(found, report.covered.from_s)]
+        pending = _pending(found)
+        if found.as_of_ms is None:
+            line = Text("It is unknown up to when everything is counted.", style="yellow")
+        else:
+            line = Text(f"Counted: everything that arrived before {_instant(found.as_of_ms / 1_000, seconds=True)} UTC")
+            line.append(f" ({pending})." if pending else ".")
+        if not missing and found.as_of_ms is not None:
+            line.append(" Nothing is known to be missing.", style="green")
+        return Lines(line, *missing)
+
+
+_PART_NAMES: Final = {
+    "cache_read": "read from cache",
+    "cache_write": "written to cache",
+    "cache_write_1h": "written to cache for 1 h",
+    "reasoning": "reasoning",
+    "input_audio": "audio in",
+    "cache_audio_read": "audio from cache",
+    "output_audio": "audio out",
+}
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        number = name.startswith("#")
+        table.add_column(
+            name.removeprefix("#"), justify="right" if number else "left", no_wrap=True, overflow="ellipsis"
+        )
+    return table
+
+
+def _titled(title: str, table: Table) -> RenderableType:
+    return Lines(Text(title, style="bold"), Padding(table, _INDENT))
+
+
+def _money(nano_usd: int | None, unpriced: int | None) -> Cell:
+    if nano_usd is None:
+        return Text("unpriced", style="yellow")
+    # A plus: it costs this, and what nobody knows.
+    return Text.assemble(dollars(nano_usd), ("+", "yellow") if unpriced else "")
+
+
+def _ratio(ratio: float | None) -> Cell:
+    return Text(percent(ratio), style="red" if ratio else "")
+
+
+def _some(number: int) -> str:
+    return amount(number) if number else NOTHING
+
+
+def _run_cells(run: ExpensiveRun) -> list[Cell]:
+    if run.run_id == OTHER:
+        return [shown(OTHER)]
+    return [shown(run.agent), shown(run.run_id), shown(run.session)]
+
+
+def _by_status(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0] == OTHER, -item[1]))
+    words = {"error": "failed", OTHER: "of unknown end (over the cap)"}
+    return ", ".join(f"{number:,} {words.get(status, status)}" for status, number in ordered)
+
+
+def _timed(timing: Timing) -> str:
+    return f"; mean {duration(timing.mean_us)}, p95 {duration(timing.p95_us)}" if timing.count else ""
+
+
+def _pending(found: Completeness) -> str:
+    parts = [
+        f"{handler.handler} has {'more than ' if handler.outstanding_at_least else ''}"
+        f"{_count(handler.outstanding, 'event')} ahead"
+        for handler in found.handlers
+        if handler.outstanding
+    ]
+    if found.waiting:
+        parts.append(f"{_count(found.waiting, 'event')} still with the applications")
+    return "; ".join(parts)
+
+
+def _missing(found: Completeness, from_s: int) -> Iterator[str]:
+    for handler in found.handlers:
+        if not handler.declared:
+            yield f"{handler.handler} has never run: its figures are unknown. Start a worker that has it."
+        elif not handler.everywhere:
+            yield f"{handler.handler} runs in {handler.declared} of {handler.partitions} partitions only."
+        if handler.since_ms > from_s * 1_000:
+            since = _instant(handler.since_ms / 1_000)
+            yield f"{handler.handler} is complete since {since} UTC: what came before was no longer there when it began."
+        if handler.dead_letters:
+            yield f"{_count(handler.dead_letters, 'dead letter')} of {handler.handler}: see `sidestream dlq ls`."
+        if handler.skipped:
+            yield f"{_count(handler.skipped, 'event')} skipped by {handler.handler}."
+    for way, losses in (("shed by", found.losses.shed), ("refused as invalid by", found.losses.invalid)):
+        if losses:
+            which = ", ".join(f"{shown(name).plain} {number:,}" for name, number in losses.items())
+            yield f"{_count(sum(losses.values()), 'event')} {way} the applications in these hours: {which}."
+    if found.losses.lost:
+        yield f"{_count(found.losses.lost, 'event')} lost by Redis in these hours."
+    if found.at_risk:
+        yield f"Up to {_count(found.at_risk, 'event')} at risk with applications that have gone: see `sidestream status`."
