@@ -5,7 +5,7 @@ Keeps:
 - `as_of` is read before the windows, so these hold everything that it promises.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -13,19 +13,19 @@ import msgspec
 from msgspec import Struct
 
 from consumers.handlers import cost, metrics
-from consumers.reader import Operation, StateReader, Window, merge
-from consumers.state import FIELD_SEPARATOR, OTHER, Measures
+from consumers.reader import Operation, StateReader, Window
+from consumers.state import OTHER, Measures
 from consumers.views.completeness import COST, METRICS, Completeness, read_completeness
 from consumers.views.figures import Figures, Group, cover_names, figures_of, groups_of, known_cost, span
+from consumers.views.names import measures_of, top_names
 from consumers.windows import DAY, HOUR_S, cover
-from pipeline.connection import AsyncServer, Command
+from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
 
 By: TypeAlias = Literal["agent", "model", "state", "session"]
 """What a report can be grouped by; a session is a marginal: whole hours, and fewer figures."""
 
-_AT_ONCE: Final = 500
 _EVENTS_AHEAD_S: Final = HOUR_S
 """An event dated further ahead is dead-lettered, so no window beyond holds anything."""
 
@@ -118,7 +118,7 @@ async def read_report(  # noqa: PLR0913 - a query and what it asks for, by name
         until_s: No event is dated more than an hour ahead; a later end is cut to that.
         by: What to group by.
         now_s: The time now, which decides what windows are still kept.
-        most: How many of the most expensive and slowest operations, and of sessions; each window offers so many.
+        most: How many of the most expensive and slowest operations, and of sessions.
 
     Raises:
         ValueError: The range is empty, or older than anything that is kept.
@@ -159,9 +159,10 @@ def _windows(asked: Range, now_s: int) -> tuple[list[Window], list[Window]]:
 
 
 async def _expensive(reader: StateReader, windows: Sequence[Window], most: int) -> list[ExpensiveRun]:
-    runs = await reader.marginal(COST, "run", windows, most, _OF_COST)
+    names = await top_names(reader, COST, "run", windows, most)
+    runs = await measures_of(reader, COST, "run", windows, names=[*names, OTHER], measures=_OF_COST)
     over_cap = runs.pop(OTHER, None)
-    ordered = sorted(runs.items(), key=lambda run: (-run[1].get(cost.COST, 0), run[0]))[:most]
+    ordered = sorted(runs.items(), key=lambda run: (-run[1].get(cost.COST, 0), run[0]))
     found = [_expensive_run(*_RUN_NAME.decode(name), measures) for name, measures in ordered]
     return found if over_cap is None else [*found, _expensive_run("", OTHER, "", over_cap)]
 
@@ -186,40 +187,17 @@ class _Sessions:
 
     async def read(self, most: int) -> list[SessionRow]:
         """Return up to `most` sessions, the dearest first, behind them what a cap hid."""
-        of_metrics = await self.reader.marginal(METRICS, "session", self.windows, most, _OF_METRICS)
-        of_cost = await self.reader.marginal(COST, "session", self.windows, most, _OF_COST)
-        names = dict.fromkeys([*of_cost, *of_metrics])
-        # Each handler ranks by its own measure: what one of them offered may not be among the other's highest.
-        await self._fill(of_metrics, METRICS, names, _OF_METRICS)
-        await self._fill(of_cost, COST, names, _OF_COST)
-        rows = [self._row(name, of_metrics.get(name, {}), of_cost.get(name, {})) for name in names if name != OTHER]
+        # Each handler ranks by its own measure: money, and tokens for whom money says nothing.
+        dearest = await top_names(self.reader, COST, "session", self.windows, most)
+        busiest = await top_names(self.reader, METRICS, "session", self.windows, most)
+        names = list(dict.fromkeys([*dearest, *busiest, OTHER]))
+        of_metrics = await measures_of(self.reader, METRICS, "session", self.windows, names=names, measures=_OF_METRICS)
+        of_cost = await measures_of(self.reader, COST, "session", self.windows, names=names, measures=_OF_COST)
+        rows = [self._row(name, of_metrics.get(name, {}), of_cost.get(name, {})) for name in names[:-1]]
         rows.sort(key=lambda row: (-(row.cost_nano_usd or 0), -(row.total_tokens or 0), row.session))
-        if OTHER in names:
+        if OTHER in of_metrics or OTHER in of_cost:
             return [*rows[:most], self._row(OTHER, of_metrics.get(OTHER, {}), of_cost.get(OTHER, {}))]
         return rows[:most]
-
-    async def _fill(
-        self, known: dict[str, Measures], handler: str, names: Mapping[str, None], measures: Sequence[str]
-    ) -> None:
-        missing = [name for name in names if name not in known]
-        fields = [f"{name}{FIELD_SEPARATOR}{measure}" for name in missing for measure in measures]
-        if not fields:
-            return
-        units = [
-            self.reader.keys.partition(number).unit(handler, self.reader.version)
-            for number in range(self.reader.partitions)
-        ]
-        commands: list[Command] = [
-            ["HMGET", unit.marginal("session", resolution.name, start_s), *fields]
-            for unit in units
-            for resolution, start_s in self.windows
-        ]
-        for first in range(0, len(commands), _AT_ONCE):
-            for row in await self.reader.server.all(commands[first : first + _AT_ONCE]):
-                for position, value in enumerate(row):
-                    if value is not None:
-                        name, measure = missing[position // len(measures)], measures[position % len(measures)]
-                        merge(known.setdefault(name, {}), {measure: int(value)})
 
     def _row(self, name: str, of_metrics: Measures, of_cost: Measures) -> SessionRow:
         counted, priced = self.completeness.known(METRICS), self.completeness.known(COST)

@@ -161,9 +161,9 @@ async def _watch(scene: Scene) -> None:
         report = await _report(scene)
         heard = scene.ledger or empty_ledger()
         scene.out.print(
-            f"  {time.monotonic() - started:4.0f} s   clients heard {heard['requests']:>5} requests"
-            f"   counted {report.totals.requests:>5}   {report.totals.total_tokens:>9,} tokens"
-            f"   ${report.totals.cost_nano_usd / 1e9:.2f}"
+            f"  {time.monotonic() - started:3.0f} s  clients heard {heard['requests']:>4} requests,"
+            f" counted {report.totals.requests:>4}: {report.totals.total_tokens:>9,} tokens,"
+            f" ${(report.totals.cost_nano_usd or 0) / 1e9:.2f}"
         )
 
 

@@ -7,7 +7,6 @@ Keeps:
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from rich.console import Group as Lines
@@ -16,15 +15,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from consumers.reader import Operation
 from consumers.state import OTHER
-from consumers.views.completeness import Completeness
+from consumers.views.completeness import Completeness, HandlerAccount
 from consumers.views.figures import Figures, Group, Timing
 from consumers.views.report import ExpensiveRun, Report, SessionRow
-from pipeline.units import NANO_PER_USD, US_PER_MS, US_PER_S
+from consumers.windows import MINUTE_S
+from pipeline.keys import DEFAULT_NAMESPACE
+from pipeline.units import US_PER_S
+from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, shown
 
 UNKNOWN: Final = "unknown"
-NOTHING: Final = "–"  # noqa: RUF001 - an en dash is what a table shows for "nothing here"
 
 MOST_GROUPS: Final = 40
 """Rows of a breakdown on a screen; `--json` has all of them."""
@@ -48,74 +48,6 @@ def _spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
         if number:
             yield Text()
         yield part
-
-
-def amount(number: int) -> str:
-    """Return a count as people say it: 950, 1.2k, 3.4M."""
-    if abs(number) < 1_000:
-        return str(number)
-    value = float(number)
-    for unit in ("k", "M", "G"):
-        value /= 1_000
-        if abs(value) < 999.95:  # noqa: PLR2004 - above, one decimal would round to a thousand
-            return f"{value:.1f}{unit}"
-    return f"{value / 1_000:.1f}T"
-
-
-def dollars(nano_usd: int) -> str:
-    """Return money in dollars: $0.0123, $12.34, $1,234; a little is "<$0.0001", and only nothing is $0."""
-    usd = nano_usd / NANO_PER_USD
-    match usd:
-        case 0:
-            return "$0"
-        case _ if usd < 0.0001:  # noqa: PLR2004 - four decimals would show nothing
-            return "<$0.0001"
-        case _ if usd < 0.99995:  # noqa: PLR2004 - above, four decimals would round to a dollar
-            return f"${usd:.4f}"
-        case _ if usd < 999.995:  # noqa: PLR2004 - above, cents say nothing
-            return f"${usd:.2f}"
-        case _:
-            return f"${usd:,.0f}"
-
-
-def duration(time_us: int | None) -> str:
-    """Return a duration: 950 us, 320 ms, 1.3 s, 2 m 05 s, 3 h 20 m."""
-    if time_us is None:
-        return NOTHING
-    if time_us < US_PER_MS:
-        return f"{time_us} us"
-    if round(time_us / US_PER_MS) < 1_000:  # noqa: PLR2004 - milliseconds of a second
-        return f"{time_us / US_PER_MS:.0f} ms"
-    if round(time_us / US_PER_S, 1) < 60:  # noqa: PLR2004 - seconds of a minute
-        return f"{time_us / US_PER_S:.1f} s"
-    minutes, seconds = divmod(round(time_us / US_PER_S), 60)
-    return f"{minutes} m {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"  # noqa: PLR2004
-
-
-def percent(ratio: float | None) -> str:
-    """Return a ratio (0-1) in percent: 4.2 %; only nothing is 0 %."""
-    if ratio is None:
-        return NOTHING
-    if 0 < ratio < 0.001:  # noqa: PLR2004 - one decimal would show nothing
-        return "<0.1 %"
-    return f"{ratio * 100:.1f} %" if ratio % 1 else f"{ratio * 100:.0f} %"
-
-
-def shown(name: str) -> Text:
-    """Return a name from outside as harmless text; the empty one and what a cap hid are said in words."""
-    if name == OTHER:
-        return Text("other (over the cap)", style="italic")
-    if not name:
-        return Text("(none)", style="dim")
-    return Text("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name))
-
-
-def _instant(time_s: float, *, seconds: bool = False) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
-
-
-def _count(number: int, singular: str) -> str:
-    return f"{number:,} {singular}{'' if number == 1 else 's'}"
 
 
 Cell: TypeAlias = str | Text
@@ -143,10 +75,11 @@ class _View:
         covered, asked = report.covered, report.asked
         line = Text.assemble(
             ("Sidestream report", "bold"),
-            f"  {_instant(covered.from_s, seconds=True)} to {_instant(covered.until_s, seconds=True)} UTC",
-            ("" if report.namespace == "sidestream" else f"  namespace {report.namespace}", "dim"),
+            f"  {instant(covered.from_s)} to {instant(covered.until_s)} UTC",
         )
-        if covered.from_s < asked.from_s - 60:  # noqa: PLR2004 - a minute's alignment needs no words
+        if report.namespace != DEFAULT_NAMESPACE:
+            line.append(f", {report.namespace}", "dim")
+        if covered.from_s < asked.from_s - MINUTE_S:
             early = duration((asked.from_s - covered.from_s) * US_PER_S)
             line.append(f"\nIt begins {early} before what was asked: no finer windows are kept of that age.", "dim")
         elif covered.from_s > asked.from_s:
@@ -156,9 +89,9 @@ class _View:
     def tiles(self) -> RenderableType:
         """Return the four figures that people look for first."""
         figures, report = self.report.totals, self.report
-        grid = Table.grid(expand=True)
+        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
         for _ in range(4):
-            grid.add_column(ratio=1)
+            grid.add_column(no_wrap=True)
         grid.add_row(*(Text(name, style="dim") for name in ("COST", "TOKENS", "REQUESTS", "RESPONSE TIME")))
         if report.metrics_known:
             answer = duration(figures.run_time.mean_us)
@@ -208,7 +141,7 @@ class _View:
                 failed = f"; {percent(figures.run_error_ratio)} failed"
                 grid.add_row("Agent runs", _by_status(figures.runs_by_status) + failed)
             others = [
-                _count(number, name)
+                counted(number, name)
                 for number, name in (
                     (figures.tools, "tool call"),
                     (figures.steps, "step"),
@@ -220,7 +153,7 @@ class _View:
             if others:
                 grid.add_row("Besides", ", ".join(others))
         if figures.unpriced_requests:
-            of_tokens = f"{_count(figures.unpriced_requests, 'request')} with {amount(figures.unpriced_tokens)} tokens"
+            of_tokens = f"{counted(figures.unpriced_requests, 'request')} with {amount(figures.unpriced_tokens)} tokens"
             grid.add_row("Unpriced", Text(f"{of_tokens}: their cost is not in the sum", style="yellow"))
         return grid if grid.row_count else None
 
@@ -290,7 +223,7 @@ class _View:
     def _share(self, figures: Figures) -> Cell:
         total = self.report.totals.cost_nano_usd
         cells = -(-figures.cost_nano_usd * _BAR_CELLS // total) if total else 0
-        return Text.assemble(("━" * cells, "green"), ("━" * (_BAR_CELLS - cells), "bright_black"))
+        return Text("━" * cells + " " * (_BAR_CELLS - cells), style="green")
 
     def _sessions(self, rows: Sequence[SessionRow]) -> RenderableType:
         table = _table("SESSION", "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
@@ -301,13 +234,13 @@ class _View:
                 _money(row.cost_nano_usd, row.unpriced_requests) if self.report.cost_known else UNKNOWN,
                 *(UNKNOWN if count is None else amount(count) for count in counts),
             )
-        return _titled(f"By session{self._names_covered()}", table)
+        return _titled("By session", table, self._names_covered())
 
     def _names_covered(self) -> str:
         names, covered = self.report.names, self.report.covered
         if names == covered:
             return ""
-        return f", from {_instant(names.from_s)} to {_instant(names.until_s)}: kept by the hour and day"
+        return f"  in whole hours, {instant(names.from_s)} to {instant(names.until_s)}"
 
     def expensive(self) -> RenderableType | None:
         """Return the most expensive runs."""
@@ -317,22 +250,25 @@ class _View:
         for run in self.report.expensive:
             table.add_row(_money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
         where = "" if self.report.by == "session" else self._names_covered()
-        return _titled(f"Most expensive operations{where}", table)
+        return _titled("Most expensive operations", table, where)
 
     def slowest(self) -> RenderableType | None:
         """Return the slowest operations."""
         if not self.report.slowest:
             return None
-        table = _table("#TIME", "KIND", "NAME", "ENDED", "AGENT" if self.wide else "", "SESSION")
-        for operation in self.report.slowest:
-            table.add_row(duration(operation.duration_us), *self._operation_cells(operation))
-        return _titled("Slowest operations", table)
-
-    def _operation_cells(self, operation: Operation) -> list[Cell]:
         # Of a run the name says the agent already.
-        agent = shown(operation.agent) if self.wide and operation.agent != operation.name else Text()
-        ended = Text(operation.status, style="red" if operation.status == "error" else "")
-        return [operation.kind, shown(operation.name), ended, agent, shown(operation.session)]
+        agents = self.wide and any(operation.agent != operation.name for operation in self.report.slowest)
+        table = _table("#TIME", "KIND", "NAME", "ENDED", *(["AGENT"] if agents else []), "SESSION")
+        for operation in self.report.slowest:
+            table.add_row(
+                duration(operation.duration_us),
+                operation.kind,
+                shown(operation.name),
+                Text(operation.status, style="red" if operation.status == "error" else ""),
+                *([shown(operation.agent)] if agents else []),
+                shown(operation.session),
+            )
+        return _titled("Slowest operations", table)
 
     def nothing_yet(self) -> RenderableType:
         """Return what to do where nothing was counted."""
@@ -357,7 +293,7 @@ class _View:
         if found.as_of_ms is None:
             line = Text("It is unknown up to when everything is counted.", style="yellow")
         else:
-            line = Text(f"Counted: everything that arrived before {_instant(found.as_of_ms / 1_000, seconds=True)} UTC")
+            line = Text(f"Counted: everything that arrived before {instant(found.as_of_ms / 1_000)} UTC")
             line.append(f" ({pending})." if pending else ".")
         if not missing and found.as_of_ms is not None:
             line.append(" Nothing is known to be missing.", style="green")
@@ -379,14 +315,13 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         number = name.startswith("#")
-        table.add_column(
-            name.removeprefix("#"), justify="right" if number else "left", no_wrap=True, overflow="ellipsis"
-        )
+        # Where a terminal is narrow names are cut, numbers never.
+        table.add_column(name.removeprefix("#"), justify="right" if number else "left", no_wrap=number)
     return table
 
 
-def _titled(title: str, table: Table) -> RenderableType:
-    return Lines(Text(title, style="bold"), Padding(table, _INDENT))
+def _titled(title: str, table: Table, when: str = "") -> RenderableType:
+    return Lines(Text.assemble((title, "bold"), (when, "dim")), Padding(table, _INDENT))
 
 
 def _money(nano_usd: int | None, unpriced: int | None) -> Cell:
@@ -422,34 +357,39 @@ def _timed(timing: Timing) -> str:
 
 def _pending(found: Completeness) -> str:
     parts = [
-        f"{handler.handler} has {'more than ' if handler.outstanding_at_least else ''}"
-        f"{_count(handler.outstanding, 'event')} ahead"
+        f"{handler.handler} is {'more than ' if handler.outstanding_at_least else ''}"
+        f"{counted(handler.outstanding, 'event')} behind"
         for handler in found.handlers
         if handler.outstanding
     ]
     if found.waiting:
-        parts.append(f"{_count(found.waiting, 'event')} still with the applications")
+        parts.append(f"{counted(found.waiting, 'event')} still with the applications")
     return "; ".join(parts)
 
 
 def _missing(found: Completeness, from_s: int) -> Iterator[str]:
     for handler in found.handlers:
-        if not handler.declared:
-            yield f"{handler.handler} has never run: its figures are unknown. Start a worker that has it."
-        elif not handler.everywhere:
-            yield f"{handler.handler} runs in {handler.declared} of {handler.partitions} partitions only."
-        if handler.since_ms > from_s * 1_000:
-            since = _instant(handler.since_ms / 1_000)
-            yield f"{handler.handler} is complete since {since} UTC: what came before was no longer there when it began."
-        if handler.dead_letters:
-            yield f"{_count(handler.dead_letters, 'dead letter')} of {handler.handler}: see `sidestream dlq ls`."
-        if handler.skipped:
-            yield f"{_count(handler.skipped, 'event')} skipped by {handler.handler}."
+        yield from _missing_in(handler, from_s)
     for way, losses in (("shed by", found.losses.shed), ("refused as invalid by", found.losses.invalid)):
         if losses:
             which = ", ".join(f"{shown(name).plain} {number:,}" for name, number in losses.items())
-            yield f"{_count(sum(losses.values()), 'event')} {way} the applications in these hours: {which}."
+            yield f"{counted(sum(losses.values()), 'event')} {way} the applications in these hours: {which}."
     if found.losses.lost:
-        yield f"{_count(found.losses.lost, 'event')} lost by Redis in these hours."
+        yield f"{counted(found.losses.lost, 'event')} lost by Redis in these hours."
     if found.at_risk:
-        yield f"Up to {_count(found.at_risk, 'event')} at risk with applications that have gone: see `sidestream status`."
+        yield f"Up to {counted(found.at_risk, 'event')} went with applications that have gone: see `sidestream status`."
+
+
+def _missing_in(handler: HandlerAccount, from_s: int) -> Iterator[str]:
+    name = handler.handler
+    if not handler.declared:
+        yield f"{name} has never run: its figures are unknown. Start a worker that has it."
+    elif not handler.everywhere:
+        yield f"{name} runs in {handler.declared} of {handler.partitions} partitions only."
+    if handler.since_ms > from_s * 1_000:
+        since = instant(handler.since_ms / 1_000)
+        yield f"{name} is complete since {since} UTC: when it began, what came before was no longer kept."
+    if handler.dead_letters:
+        yield f"{counted(handler.dead_letters, 'dead letter')} of {name}: see `sidestream dlq ls`."
+    if handler.skipped:
+        yield f"{counted(handler.skipped, 'event')} skipped by {name}."

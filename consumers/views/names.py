@@ -1,0 +1,89 @@
+"""The names of a marginal (runs, sessions) that rank highest in a range, and what is known of them.
+
+A ranking is kept by window and partition; the names with the highest sums are found from what each of them offers.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from consumers.reader import StateReader, Window, merge
+from consumers.state import FIELD_SEPARATOR, Measures
+from pipeline.connection import Command, Reply
+from pipeline.keys import UnitKeys
+
+_OFFERED: Final = 4
+"""A window offers so many times what is asked for: a name may be high in the sum and nowhere the highest."""
+
+_AT_ONCE: Final = 500
+
+
+async def top_names(
+    reader: StateReader, handler: str, dimension: str, windows: Sequence[Window], most: int
+) -> list[str]:
+    """Return up to `most` names, the highest rank first.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    replies = await _each_place(
+        reader,
+        handler,
+        windows,
+        lambda unit, window: [
+            "ZRANGE",
+            unit.ranking(dimension, window[0].name, window[1]),
+            0,
+            most * _OFFERED - 1,
+            "REV",
+            "WITHSCORES",
+        ],
+    )
+    ranks: dict[bytes, float] = {}
+    for reply in replies:
+        for name, rank in zip(reply[::2], reply[1::2], strict=True):
+            ranks[name] = ranks.get(name, 0) + float(rank)
+    ordered = sorted(ranks, key=lambda name: (-ranks[name], name))
+    return [name.decode() for name in ordered[:most]]
+
+
+async def measures_of(  # noqa: PLR0913 - a query: of which state, when, whose, what
+    reader: StateReader,
+    handler: str,
+    dimension: str,
+    windows: Sequence[Window],
+    *,
+    names: Collection[str],
+    measures: Sequence[str],
+) -> dict[str, Measures]:
+    """Return the measures of names, summed over windows and partitions; a name without any is left out.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    asked = [(name, measure) for name in names for measure in measures]
+    fields = [f"{name}{FIELD_SEPARATOR}{measure}" for name, measure in asked]
+    if not fields:
+        return {}
+    rows = await _each_place(
+        reader,
+        handler,
+        windows,
+        lambda unit, window: ["HMGET", unit.marginal(dimension, window[0].name, window[1]), *fields],
+    )
+    found: dict[str, Measures] = {}
+    for row in rows:
+        for (name, measure), value in zip(asked, row, strict=True):
+            if value is not None:
+                merge(found.setdefault(name, {}), {measure: int(value)})
+    return found
+
+
+async def _each_place(
+    reader: StateReader, handler: str, windows: Sequence[Window], command: Callable[[UnitKeys, Window], Command]
+) -> list[Reply]:
+    units = [reader.keys.partition(number).unit(handler, reader.version) for number in range(reader.partitions)]
+    commands = [command(unit, window) for unit in units for window in windows]
+    replies: list[Reply] = []
+    for first in range(0, len(commands), _AT_ONCE):
+        replies += await reader.server.all(commands[first : first + _AT_ONCE])
+    return replies
