@@ -5,6 +5,7 @@ Source: OpenTelemetry metrics data model, "Exponential Histogram", mapping funct
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,20 +13,31 @@ SCALE: Final = 3
 """Eight buckets an octave: a quantile is within 4.4 % of the truth."""
 
 _PER_OCTAVE: Final = 2**SCALE
-_FACTOR: Final = _PER_OCTAVE / math.log(2)
+_OCTAVES: Final = 63
+
+
+def _boundaries() -> tuple[tuple[int, ...], ...]:
+    """Return, for each octave, floor(2^(octave + k/8)), k = 1..7: exact integers, the same on every machine."""
+    # Three integer square roots are the floor of the eighth root.
+    roots = [math.isqrt(math.isqrt(math.isqrt(1 << (k + _PER_OCTAVE * _OCTAVES)))) for k in range(1, _PER_OCTAVE)]
+    return tuple(tuple(root >> (_OCTAVES - octave) for root in roots) for octave in range(_OCTAVES + 1))
+
+
+_BOUNDARIES: Final = _boundaries()
 
 ZERO: Final = -1
 """The bucket of 0. The value 1, which the mapping puts here too, is counted in bucket 0 instead."""
 
 
 def bucket_of(value: int) -> int:
-    """Return the bucket of an integer: `ZERO` for 0 and below, else i with base^i < value <= base^(i+1), at least 0."""
+    """Return the bucket of an integer: `ZERO` for 0 and below, else i with base^i < value <= base^(i+1), at least 0.
+
+    Integers alone decide: a rounded logarithm may differ between machines, and a replay must give the same bits.
+    """
     if value <= 1:
         return ZERO if value <= 0 else 0
-    if value & (value - 1) == 0:
-        # Exact powers of two sit on a boundary, where a rounded logarithm may fall on either side.
-        return (value.bit_length() - 1) * _PER_OCTAVE - 1
-    return math.ceil(math.log(value) * _FACTOR) - 1
+    octave = (value - 1).bit_length() - 1
+    return octave * _PER_OCTAVE + bisect_left(_BOUNDARIES[octave], value)
 
 
 def upper_bound(bucket: int) -> float:

@@ -6,8 +6,8 @@ import sys
 
 def main() -> None:
     """Run the command line, or say what it needs."""
-    # genai-prices imports pydantic, which would load Logfire's plugin where the SDK is installed: 0.3 s, and a traceback
-    # where a LOGFIRE_ variable is wrong, before it could be refused by name.
+    # genai-prices imports pydantic, which loads Logfire's plugin where the SDK is installed: that costs 0.3 s, and is a
+    # traceback where a LOGFIRE_ variable is wrong, before it could be refused by name.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from sidestream.cli.app import run  # noqa: PLC0415 - what it imports is an extra

@@ -21,7 +21,9 @@ from consumers.views.names import measures_of, top_names
 from consumers.windows import DAY, HOUR_S, cover
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
+from pipeline.limits import MAX_TIME_US
 from pipeline.presence import read_partitions
+from pipeline.units import US_PER_S
 
 By: TypeAlias = Literal["agent", "model", "state", "session"]
 """What a report can be grouped by; a session is a marginal: whole hours, and fewer figures."""
@@ -125,7 +127,7 @@ async def read_report(  # noqa: PLR0913 - a query and what it asks for, by name
         SidestreamError: See `AsyncServer.call`.
     """
     # The second that runs belongs to "up to now".
-    asked = Range(since_s, now_s + 1 if until_s is None else until_s)
+    asked = Range(max(0, since_s), now_s + 1 if until_s is None else min(until_s, MAX_TIME_US // US_PER_S))
     if asked.from_s >= asked.until_s:
         raise ValueError(f"the range is empty: it begins at {asked.from_s} and ends at {asked.until_s}")
     windows, names = _windows(asked, now_s)

@@ -97,15 +97,16 @@ class _Document:
     def _group(self, group: Group) -> dict[str, object]:
         return {**_named(group.name), **self._figures(group.figures)}
 
-    @staticmethod
-    def _session(row: SessionRow) -> dict[str, object]:
+    def _session(self, row: SessionRow) -> dict[str, object]:
         return {
             **_named(row.session),
             "requests": row.requests,
             "tokens": row.total_tokens,
             "runs": row.runs,
             "errors": row.errors,
-            "cost": {**_money(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests},
+            "cost": {**_money(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests}
+            if self.report.cost_known
+            else None,
         }
 
     @staticmethod

@@ -20,15 +20,14 @@ from typing import Final, cast
 
 import anyio
 import httpx
-from consumers.views.report import Report, read_report
 from rich.console import Console
 from rich.table import Table
-from sidestream.cli.report_text import report_text
 
 from consumers.alerts.store import read_alerts, read_incidents
 from consumers.reader import StateReader
 from consumers.replay.diff import diff
 from consumers.replay.shadow import replay
+from consumers.views.report import Report, read_report
 from consumers.views.status import Status, read_status
 from examples.deckster.clients import drive
 from examples.deckster.ledger import ClientLedger, empty_ledger
@@ -38,6 +37,7 @@ from pipeline.connection import AsyncServer, RedisSettings
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
+from sidestream.cli.report_text import report_text
 from sidestream.compose import fold_effects
 from sidestream.embedded import EmbeddedError, hold
 

@@ -19,7 +19,7 @@ from consumers.state import OTHER
 from consumers.views.completeness import Completeness, HandlerAccount
 from consumers.views.figures import Figures, Group, Timing
 from consumers.views.report import ExpensiveRun, Report, SessionRow
-from consumers.windows import MINUTE_S
+from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_S
 from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, shown
@@ -81,7 +81,7 @@ class _View:
             line.append(f", {report.namespace}", "dim")
         if covered.from_s < asked.from_s - MINUTE_S:
             early = duration((asked.from_s - covered.from_s) * US_PER_S)
-            line.append(f"\nIt begins {early} before what was asked: no finer windows are kept of that age.", "dim")
+            line.append(f"\nIt begins {early} early: no finer windows are kept of that age.", "dim")
         elif covered.from_s > asked.from_s:
             line.append("\nIt begins later than asked: nothing older is kept.", "dim")
         return line
@@ -98,7 +98,7 @@ class _View:
             second = [
                 f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out",
                 self._failed_requests(),
-                f"p95 {duration(figures.run_time.p95_us)}",
+                f"p95 {duration(figures.run_time.p95_us)}" if figures.runs else Text("no agent run", style="dim"),
             ]
             first = [amount(figures.total_tokens), f"{figures.requests:,}", answer]
         else:
@@ -120,6 +120,8 @@ class _View:
         return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
 
     def _failed_requests(self) -> Cell:
+        if not self.report.totals.requests:
+            return ""
         ratio = self.report.totals.request_error_ratio
         return Text(f"{percent(ratio)} failed", style="red") if ratio else Text("none failed", style="dim")
 
@@ -154,7 +156,7 @@ class _View:
                 grid.add_row("Besides", ", ".join(others))
         if figures.unpriced_requests:
             of_tokens = f"{counted(figures.unpriced_requests, 'request')} with {amount(figures.unpriced_tokens)} tokens"
-            grid.add_row("Unpriced", Text(f"{of_tokens}: their cost is not in the sum", style="yellow"))
+            grid.add_row("Unpriced", Text(f"{of_tokens}: their cost is not in the sums (+)", style="yellow"))
         return grid if grid.row_count else None
 
     def breakdown(self) -> RenderableType | None:
@@ -165,7 +167,7 @@ class _View:
         if not report.groups:
             return None
         columns = [column for column in self._columns() if self.wide or not column.wide]
-        table = _table(report.by.upper(), *(f"#{column.head}" for column in columns))
+        table = _table(report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
         for group in report.groups[:MOST_GROUPS]:
             table.add_row(shown(group.name), *(column.cell(group) for column in columns))
         hidden = len(report.groups) - MOST_GROUPS
@@ -176,7 +178,7 @@ class _View:
     def _columns(self) -> Sequence[_Column]:
         cost = [
             _Column("COST", lambda group: self._cost_of(group.figures)),
-            _Column("", lambda group: self._share(group.figures), wide=True),
+            _Column("", lambda group: self._bar(group.figures), wide=True),
         ]
         if not self.report.metrics_known:
             return cost
@@ -220,10 +222,9 @@ class _View:
             return NOTHING
         return _money(figures.known_cost_nano_usd, figures.unpriced_requests)
 
-    def _share(self, figures: Figures) -> Cell:
-        total = self.report.totals.cost_nano_usd
-        cells = -(-figures.cost_nano_usd * _BAR_CELLS // total) if total else 0
-        return Text("━" * cells + " " * (_BAR_CELLS - cells), style="green")
+    def _bar(self, figures: Figures) -> Cell:
+        dearest = max(group.figures.cost_nano_usd for group in self.report.groups)
+        return Text("━" * -(-figures.cost_nano_usd * _BAR_CELLS // dearest) if dearest else "", style="green")
 
     def _sessions(self, rows: Sequence[SessionRow]) -> RenderableType:
         table = _table("SESSION", "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
@@ -240,7 +241,8 @@ class _View:
         names, covered = self.report.names, self.report.covered
         if names == covered:
             return ""
-        return f"  in whole hours, {instant(names.from_s)} to {instant(names.until_s)}"
+        width = "hours" if names.from_s > covered.from_s - HOUR_S else "days"
+        return f"  in whole {width}, {instant(names.from_s)} to {instant(names.until_s)}"
 
     def expensive(self) -> RenderableType | None:
         """Return the most expensive runs."""

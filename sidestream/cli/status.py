@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import msgspec
-from consumers.views.accounting import UnitAccount
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from consumers.alerts.store import AlertRow, read_alerts
+from consumers.views.accounting import UnitAccount
 from consumers.views.status import ProducerStatus, Status, WorkerPresence, read_status
 from pipeline.keys import LIVE_VERSION
 from sidestream.cli.alerts import rules_table

@@ -1,0 +1,296 @@
+"""The report on a real server: what was appended and folded is what it says, and it says what it misses."""
+
+import re
+import time
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+from rich.console import Console
+from support import Appender
+
+from consumers.catalogue import Catalogue, Pricer
+from consumers.handlers.cost import CostHandler
+from consumers.handlers.metrics import MetricsHandler
+from consumers.pricing import PriceBook
+from consumers.runtime.effects import FoldEffect
+from consumers.runtime.run import Worker
+from consumers.state import OTHER, Caps
+from consumers.views.report import By, Report, read_report
+from consumers.views.report_json import report_json
+from pipeline.connection import AsyncServer, RedisSettings, Server
+from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from pipeline.keys import Keys
+from pipeline.presence import Presence, PresenceWriter
+from sidestream.cli.report_text import report_text
+
+NOW_S = int(time.time())
+NOW_US = NOW_S * 1_000_000
+
+
+def usage(tokens: int = 1_000, *, agent: str = "writer", model: str = "gpt-4o", run: str = "run-1") -> UsageEvent:
+    """Return a request that ended well."""
+    return UsageEvent(
+        NOW_US,
+        agent=agent,
+        model=model,
+        input_tokens=tokens,
+        output_tokens=100,
+        duration_us=1_200_000,
+        ttft_us=300_000,
+        session=f"session-of-{agent}",
+        state="draft",
+        run_id=run,
+    )
+
+
+def run_of(agent: str = "writer", *, status: str = "ok", duration_us: int = 1_300_000) -> OperationEvent:
+    """Return an agent's run."""
+    fields = {"time_us": NOW_US, "name": agent, "agent": agent, "kind": "run", "status": status, "state": "draft"}
+    return msgspec.convert({**fields, "duration_us": duration_us, "operation_id": "run-1"}, OperationEvent)
+
+
+def worker_of(server: AsyncServer, keys: Keys, *, caps: Caps | None = None, cost: bool = True) -> Worker:
+    """Return a worker with the handlers that a report reads."""
+    pricer = Pricer(Catalogue(), PriceBook())
+    effects = [FoldEffect(MetricsHandler(caps))]
+    if cost:
+        effects.append(FoldEffect(CostHandler(pricer, pricer.catalogue.version, pricer.book.hash, caps)))
+    return Worker(server, keys, effects)
+
+
+async def read(server: AsyncServer, keys: Keys, by: By = "agent", *, most: int = 10) -> Report:
+    """Read the report of the last hour."""
+    return await read_report(server, keys, since_s=NOW_S - 3600, until_s=None, by=by, now_s=NOW_S, most=most)
+
+
+def printed(report: Report, width: int = 80) -> str:
+    """Return what a terminal of `width` columns shows."""
+    console = Console(width=width, highlight=False)
+    with console.capture() as capture:
+        console.print(report_text(report, width))
+    return capture.get()
+
+
+async def test_the_report_says_what_was_appended(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Requests, tokens, money, runs, transitions and errors, each once."""
+    events: list[Event] = [
+        usage(),
+        usage(3_000, agent="director", run="run-2"),
+        run_of(),
+        run_of("director", status="error", duration_us=9_000_000),
+        TransitionEvent(NOW_US, from_state="draft", to_state="review", duration_us=5_000_000, session="s"),
+        ErrorEvent(NOW_US, type="TimeoutError", agent="director", session="session-of-director"),
+    ]
+    await append(events)
+    await append([usage(500, model="deck-writer-7b", run="run-3")], partition=2)
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys)
+    totals = report.totals
+    assert (totals.requests, totals.total_tokens, totals.runs, totals.errors) == (3, 4_800, 2, 1)
+    assert (totals.priced_requests, totals.unpriced_requests, totals.unpriced_tokens) == (2, 1, 600)
+    # gpt-4o: $2.50 and $10 a million tokens.
+    assert totals.cost_nano_usd == 4_000 * 2_500 + 200 * 10_000
+    assert totals.run_error_ratio == 0.5
+    assert [(group.name, group.figures.requests) for group in report.groups] == [("director", 1), ("writer", 2)]
+    assert [(run.run_id, run.cost_nano_usd) for run in report.expensive] == [
+        ("run-2", 8_500_000),
+        ("run-1", 3_500_000),
+        ("run-3", None),
+    ]
+    assert report.slowest[0].duration_us == 9_000_000
+    assert report.completeness.complete(report.covered.from_s)
+
+
+@pytest.mark.parametrize("by", ["agent", "model", "state"])
+async def test_groups_add_up_to_the_totals(server: AsyncServer, keys: Keys, append: Appender, by: By) -> None:
+    """Whatever the dimension: no request is in two groups, and none is missing."""
+    for partition in range(4):
+        await append(
+            [usage(agent=f"agent-{n}", model=f"gpt-4o{'-mini' * (n % 2)}") for n in range(5)], partition=partition
+        )
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, by)
+    assert sum(group.figures.requests for group in report.groups) == report.totals.requests == 20
+    assert sum(group.figures.cost_nano_usd for group in report.groups) == report.totals.cost_nano_usd > 0
+
+
+async def test_sessions_are_whole_hours_and_the_dearest_stands_first(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """A session is a marginal: fewer figures, wider windows, and the report says which."""
+    await append(
+        [usage(agent="small"), usage(90_000, agent="big"), usage(50_000, agent="free", model="deck-writer-7b")]
+    )
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, "session", most=2)
+    assert report.groups == []
+    assert [row.session for row in report.sessions] == ["session-of-big", "session-of-small"]
+    everyone = (await read(server, keys, "session")).sessions
+    assert [(row.session, row.total_tokens, row.cost_nano_usd) for row in everyone[-1:]] == [
+        ("session-of-free", 50_100, None)
+    ]
+    assert report.names.from_s % 3600 == 0
+    assert report.names.from_s <= report.asked.from_s
+    assert "in whole hours" in printed(report)
+
+
+async def test_what_a_cap_hides_is_counted_and_shown(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Everything over the cap stands in one row that says so."""
+    await append([usage(agent=f"agent-{n}", run=f"run-{n}") for n in range(6)])
+    await worker_of(server, keys, caps=Caps(cells=2, names=2)).run_until_idle()
+    report = await read(server, keys)
+    assert report.groups[-1].name == OTHER
+    assert sum(group.figures.requests for group in report.groups) == 6
+    assert report.expensive[-1].run_id == OTHER
+    assert sum(run.requests for run in report.expensive) == 6
+    assert "other (over the cap)" in printed(report)
+
+
+async def test_an_empty_system_says_what_to_do(server: AsyncServer, keys: Keys) -> None:
+    """No event, no worker: no crash, no zero that looks like a figure, and the next step."""
+    report = await read(server, keys)
+    assert report.empty
+    assert report.completeness.as_of_ms is None
+    assert "sidestream worker" in printed(report)
+    document = msgspec.json.decode(report_json(report))
+    assert document["as_of"] is document["totals"]["cost"] is document["totals"]["requests"] is None
+    assert document["completeness"]["complete"] is False
+
+
+async def test_a_handler_that_never_ran_leaves_its_figures_unknown(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Without `cost` there is no cost, which is not $0."""
+    await append([usage()])
+    await worker_of(server, keys, cost=False).run_until_idle()
+    report = await read(server, keys)
+    text = printed(report)
+    assert "unknown" in text
+    assert "cost has never run" in text
+    assert "$0" not in text
+    document = msgspec.json.decode(report_json(report))
+    assert document["totals"]["requests"]["count"] == 1
+    assert document["totals"]["cost"] is document["expensive_operations"] is None
+
+
+async def test_a_report_without_a_known_price_says_unpriced(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Never $0, in no place."""
+    await append([usage(model="deck-writer-7b")])
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys)
+    assert "$0" not in printed(report, 120)
+    assert "unpriced" in printed(report)
+    totals = msgspec.json.decode(report_json(report))["totals"]
+    assert totals["cost"]["usd"] is totals["cost"]["nano_usd"] is None
+    assert totals["cost"]["unpriced_tokens"] == 1_100
+
+
+async def test_unread_events_hold_as_of_back(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """`as_of` is the time of the oldest entry that is not committed, and the events behind are counted."""
+    worker = worker_of(server, keys)
+    await worker.run_until_idle()
+    entry_id = await append([usage(), usage()])
+    await append([usage()], partition=1)
+    report = await read(server, keys)
+    assert report.completeness.as_of_ms == int(entry_id.partition("-")[0])
+    assert [handler.outstanding for handler in report.completeness.handlers] == [3, 3]
+    assert "metrics is 3 events behind" in printed(report, 120)
+    await worker.run_until_idle()
+    after = (await read(server, keys)).completeness
+    assert after.as_of_ms is not None
+    assert after.as_of_ms >= int(entry_id.partition("-")[0])
+    assert [handler.outstanding for handler in after.handlers] == [0, 0]
+
+
+async def test_what_is_missing_is_said(redis_url: str, server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Dead letters, and what producers shed, lost or took with them."""
+    await append.raw(b"\x00nonsense", 7)
+    await worker_of(server, keys).run_until_idle()
+    producer = "cd" * 16
+    losses = {"shed:usage:full": 4, "invalid:error:limits": 1, "lost": 2}
+    publisher = Server(RedisSettings(redis_url))
+    last_word = Presence(producer, offered=8, shed=4, invalid=1, unknown=3, losses=losses, closed=1)
+    PresenceWriter(keys, producer).write(publisher, last_word)
+    publisher.close()
+    completeness = (await read(server, keys)).completeness
+    assert completeness.losses.total == 7
+    assert completeness.at_risk == 3
+    assert not completeness.complete(0)
+    text = printed(await read(server, keys), 120)
+    assert "1 dead letter of metrics" in text
+    assert "4 events shed by the applications" in text
+    assert "usage:full 4" in text
+    assert "2 events lost by Redis" in text
+    assert "Up to 3 events" in text
+
+
+async def test_names_from_outside_change_nothing_but_text(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Markup, escape sequences and line ends in a name are shown, not obeyed."""
+    await append([usage(agent="[bold red]x[/]\x1b[2J\nfake row", run='","run')])
+    await worker_of(server, keys).run_until_idle()
+    for width in (80, 120):
+        text = printed(await read(server, keys), width)
+        assert "\x1b" not in text
+        assert "[bold red]x[/]" in text
+        assert not any(line.startswith("fake row") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("by", ["agent", "model", "state", "session"])
+async def test_a_report_fits_its_terminal(server: AsyncServer, keys: Keys, append: Appender, by: By) -> None:
+    """Nothing is wider than the terminal, and no number is cut, however long the names are."""
+    long = "a-very-long-name-of-something-that-nobody-would-type-twice-" * 2
+    await append([usage(12_345_678, agent=long, run=long), run_of(long, duration_us=7_260_000_000)])
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, by)
+    for width in (80, 120):
+        lines = printed(report, width).splitlines()
+        assert all(len(line) <= width for line in lines)
+        assert any("$30.87" in line for line in lines)
+        assert any("2 h 01 m" in line for line in lines)
+
+
+async def test_the_document_is_the_one_that_is_described(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Every key of the JSON document is named in docs/report-json.md, and money is no float."""
+    await append([usage(), run_of()])
+    await worker_of(server, keys).run_until_idle()
+    words = re.findall(r"\w+", (Path(__file__).parents[2] / "docs" / "report-json.md").read_text("utf-8"))
+    for by in ("agent", "session"):
+        document = msgspec.json.decode(report_json(await read(server, keys, by)))
+        assert document["schema"] == "sidestream.report/1"
+        assert document["totals"]["cost"]["nano_usd"] == 3_500_000
+        assert document["totals"]["cost"]["usd"] == "0.003500000"
+        for key in _keys_of(document):
+            assert key in words, key
+
+
+def _keys_of(value: object) -> set[str]:
+    match value:
+        case dict():
+            named = cast("dict[str, object]", value)
+            inner = {key for part in named.values() for key in _keys_of(part)}
+            return set(named) | inner
+        case list():
+            return {key for part in cast("list[object]", value) for key in _keys_of(part)}
+        case _:
+            return set()
+
+
+@pytest.mark.parametrize(("since_s", "until_s"), [(NOW_S, NOW_S), (0, 1)])
+async def test_a_range_without_time_is_refused(server: AsyncServer, keys: Keys, since_s: int, until_s: int) -> None:
+    """An empty range, and one older than anything kept, are mistakes of who asks."""
+    with pytest.raises(ValueError, match="range"):
+        await read_report(server, keys, since_s=since_s, until_s=until_s, by="agent", now_s=NOW_S)
+
+
+async def test_everything_since_the_beginning_can_be_asked_for(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """A range that begins before anything is kept, or ends beyond all time, is cut to where something may be."""
+    await append([usage()])
+    await worker_of(server, keys).run_until_idle()
+    report = await read_report(server, keys, since_s=-(10**14), until_s=10**14, by="agent", now_s=NOW_S)
+    assert report.totals.requests == 1
+    assert msgspec.json.decode(report_json(report))["range"]["asked"]["from"] == "1970-01-01T00:00:00Z"
+    assert "It begins later than asked" in printed(report)
