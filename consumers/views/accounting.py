@@ -17,8 +17,8 @@ from pipeline.scripting import script
 MOST_ENTRIES: Final = 1_000
 """Unread entries that are counted; beyond it the count is "at least"."""
 
-MOST_BYTES: Final = 16 << 20
-"""Bytes of unread entries that are looked through: some ten milliseconds of the server's time."""
+MOST_BYTES: Final = 8 << 20
+"""Bytes of unread entries that are looked through: 5-15 ms of the server's time."""
 
 
 class UnitAccount(Struct, frozen=True):

@@ -8,7 +8,7 @@
 --           id of the oldest entry not wholly read, or ''}
 
 -- Entries of one read: the largest have 1 MiB, and a script holds what it has read.
-local AT_ONCE = 16
+local AT_ONCE = 8
 
 local function flat_of(list)
   local fields = {}

@@ -29,14 +29,18 @@ UNKNOWN: Final = "unknown"
 MOST_GROUPS: Final = 40
 """Rows of a breakdown on a screen; `--json` has all of them."""
 
+_MEDIUM: Final = 70
 _WIDE: Final = 100
+"""Columns of a terminal from which more is shown."""
+
+_LEAST_NAME: Final = 12
 _BAR_CELLS: Final = 10
 _INDENT: Final = (0, 0, 0, 2)
 
 
 def report_text(report: Report, width: int) -> RenderableType:
     """Return the report for a terminal of `width` columns (80 is enough; more shows more)."""
-    view = _View(report, width >= _WIDE)
+    view = _View(report, width)
     if report.empty:
         return Lines(view.head(), Text(), view.nothing_yet(), Text(), view.foot())
     parts = [view.head(), view.tiles(), view.details(), view.breakdown(), view.expensive(), view.slowest(), view.foot()]
@@ -55,11 +59,11 @@ Cell: TypeAlias = str | Text
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of the breakdown: its head, what a row shows in it, whether it needs a wide terminal."""
+    """A column of the breakdown: its head, what a row shows in it, the narrowest terminal that has room for it."""
 
     head: str
     cell: Callable[[Group], Cell]
-    wide: bool = False
+    least_width: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class _View:
     """Draws one report."""
 
     report: Report
-    wide: bool
+    width: int
 
     def head(self) -> RenderableType:
         """Return what is reported, of when, and up to when it is counted."""
@@ -87,25 +91,30 @@ class _View:
         return line
 
     def tiles(self) -> RenderableType:
-        """Return the four figures that people look for first."""
-        figures, report = self.report.totals, self.report
+        """Return the four figures that people look for first: side by side, on a narrow terminal one below another."""
+        tiles = [("COST", self._total_cost(), self._unpriced()), *self._counted_tiles()]
+        if self.width < _MEDIUM:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            for name, first, second in tiles:
+                grid.add_row(Text(name, style="dim"), first, second)
+            return grid
         grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
-        for _ in range(4):
-            grid.add_column(no_wrap=True)
-        grid.add_row(*(Text(name, style="dim") for name in ("COST", "TOKENS", "REQUESTS", "RESPONSE TIME")))
-        if report.metrics_known:
-            answer = duration(figures.run_time.mean_us)
-            second = [
-                f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out",
-                self._failed_requests(),
-                f"p95 {duration(figures.run_time.p95_us)}" if figures.runs else Text("no agent run", style="dim"),
-            ]
-            first = [amount(figures.total_tokens), f"{figures.requests:,}", answer]
-        else:
-            first, second = [UNKNOWN] * 3, [""] * 3
-        grid.add_row(self._total_cost(), *(Text(text, style="bold") for text in first))
-        grid.add_row(self._unpriced(), *second)
+        grid.add_row(*(Text(name, style="dim") for name, _, _ in tiles))
+        grid.add_row(*(first for _, first, _ in tiles))
+        grid.add_row(*(second for _, _, second in tiles))
         return grid
+
+    def _counted_tiles(self) -> list[tuple[str, Text, Cell]]:
+        figures = self.report.totals
+        if not self.report.metrics_known:
+            return [(name, Text(UNKNOWN, style="bold"), "") for name in ("TOKENS", "REQUESTS", "RESPONSE TIME")]
+        parts = f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out"
+        p95 = f"p95 {duration(figures.run_time.p95_us)}" if figures.runs else Text("no agent run", style="dim")
+        return [
+            ("TOKENS", Text(amount(figures.total_tokens), style="bold"), parts),
+            ("REQUESTS", Text(f"{figures.requests:,}", style="bold"), self._failed_requests()),
+            ("RESPONSE TIME", Text(duration(figures.run_time.mean_us), style="bold"), p95),
+        ]
 
     def _total_cost(self) -> Text:
         if not self.report.cost_known:
@@ -115,9 +124,9 @@ class _View:
 
     def _unpriced(self) -> Cell:
         figures = self.report.totals
-        if not figures.unpriced_requests:
-            return Text("every request priced" if figures.priced_requests else "", style="dim")
-        return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
+        if figures.unpriced_requests and figures.priced_requests:
+            return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
+        return Text("every request priced" if figures.priced_requests else "", style="dim")
 
     def _failed_requests(self) -> Cell:
         if not self.report.totals.requests:
@@ -166,7 +175,7 @@ class _View:
             return self._sessions(report.sessions) if report.sessions else None
         if not report.groups:
             return None
-        columns = [column for column in self._columns() if self.wide or not column.wide]
+        columns = [column for column in self._columns() if self.width >= column.least_width]
         table = _table(report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
         for group in report.groups[:MOST_GROUPS]:
             table.add_row(shown(group.name), *(column.cell(group) for column in columns))
@@ -178,20 +187,20 @@ class _View:
     def _columns(self) -> Sequence[_Column]:
         cost = [
             _Column("COST", lambda group: self._cost_of(group.figures)),
-            _Column("", lambda group: self._bar(group.figures), wide=True),
+            _Column("", lambda group: self._bar(group.figures), least_width=_WIDE),
         ]
         if not self.report.metrics_known:
             return cost
         requests = [
             _Column("TOKENS", lambda group: amount(group.figures.total_tokens)),
-            _Column("REQUESTS", lambda group: amount(group.figures.requests)),
+            _Column("REQUESTS", lambda group: amount(group.figures.requests), least_width=_MEDIUM),
         ]
         failed_requests = _Column("FAILED", lambda group: _ratio(group.figures.request_error_ratio))
         runs = [
-            _Column("RUNS", lambda group: _some(group.figures.runs)),
+            _Column("RUNS", lambda group: _some(group.figures.runs), least_width=_MEDIUM),
             _Column("FAILED", lambda group: _ratio(group.figures.run_error_ratio)),
             _Column("RESPONSE", lambda group: duration(group.figures.run_time.mean_us)),
-            _Column("P95", lambda group: duration(group.figures.run_time.p95_us)),
+            _Column("P95", lambda group: duration(group.figures.run_time.p95_us), least_width=_MEDIUM),
         ]
         match self.report.by:
             case "model":
@@ -200,19 +209,21 @@ class _View:
                     *requests,
                     failed_requests,
                     _Column("LATENCY", lambda group: duration(group.figures.request_time.mean_us)),
-                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us)),
-                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), wide=True),
+                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us), least_width=_MEDIUM),
+                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=_WIDE),
                 ]
             case "state":
                 return [
                     *cost,
                     *requests,
                     *runs,
-                    _Column("ENTERED", lambda group: _some(group.figures.transitions), wide=True),
-                    _Column("STAY", lambda group: duration(group.figures.visit_time.mean_us), wide=True),
+                    _Column("ENTERED", lambda group: _some(group.figures.transitions), least_width=_WIDE),
+                    _Column("STAY", lambda group: duration(group.figures.visit_time.mean_us), least_width=_WIDE),
                 ]
             case _:
-                first = _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), wide=True)
+                first = _Column(
+                    "1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=_WIDE
+                )
                 return [*cost, *requests, *runs, first]
 
     def _cost_of(self, figures: Figures) -> Cell:
@@ -259,8 +270,8 @@ class _View:
         if not self.report.slowest:
             return None
         # Of a run the name says the agent already.
-        agents = self.wide and any(operation.agent != operation.name for operation in self.report.slowest)
-        table = _table("#TIME", "KIND", "NAME", "ENDED", *(["AGENT"] if agents else []), "SESSION")
+        agents = self.width >= _WIDE and any(operation.agent != operation.name for operation in self.report.slowest)
+        table = _table("#TIME", "=KIND", "NAME", "=ENDED", *(["AGENT"] if agents else []), "SESSION")
         for operation in self.report.slowest:
             table.add_row(
                 duration(operation.duration_us),
@@ -314,11 +325,13 @@ _PART_NAMES: Final = {
 
 
 def _table(*columns: str) -> Table:
+    """Return a table; `#` before a head makes a column of numbers, `=` one of words of ours: these are never cut."""
     table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        number = name.startswith("#")
-        # Where a terminal is narrow names are cut, numbers never.
-        table.add_column(name.removeprefix("#"), justify="right" if number else "left", no_wrap=number)
+    for place, name in enumerate(columns):
+        head = name.lstrip("#=")
+        justify = "right" if name.startswith("#") else "left"
+        least = _LEAST_NAME if place == 0 and head == name else None
+        table.add_column(head, justify=justify, no_wrap=head != name, min_width=least)
     return table
 
 
