@@ -62,3 +62,9 @@ def quantile(buckets: Mapping[int, int], ratio: float) -> float | None:
         if seen >= rank:
             return middle(bucket)
     raise AssertionError("the ranks of a histogram end at its total")
+
+
+def buckets_of(measures: Mapping[str, int], measure: str) -> dict[int, int]:
+    """Return the histogram of a measure: bucket -> count."""
+    prefix = f"{measure}."
+    return {int(name[len(prefix) :]): value for name, value in measures.items() if name.startswith(prefix)}

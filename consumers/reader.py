@@ -5,17 +5,14 @@ A reader sees whole commits only, for each is one script; between partitions it 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
-from consumers.state import FIELD_SEPARATOR, OTHER, Cell, Measures, parse_cell
-from consumers.windows import LIFETIME, Resolution, day_name
+from consumers.state import Cell, Measures, merge, parse_cell
+from consumers.windows import LIFETIME, Window, day_name
 from pipeline.connection import AsyncServer, Command, Reply
 from pipeline.keys import LIVE_VERSION, Keys, UnitKeys
-
-Window: TypeAlias = tuple[Resolution, int]
-"""A resolution and the start of one of its windows (seconds since 1970)."""
 
 _OPERATION: Final = msgspec.json.Decoder(tuple[str, str, str, str, str, str])
 _AT_ONCE: Final = 500
@@ -94,34 +91,6 @@ class StateReader:
             self._add_window(total, self._cells[unit.prefix, LIFETIME], reply)
         return total
 
-    async def marginal(
-        self, handler: str, dimension: str, windows: Sequence[Window], most: int, measures: Sequence[str]
-    ) -> dict[str, Measures]:
-        """Return names of one dimension with their measures, summed over windows and partitions.
-
-        Each window contributes its `most` highest-ranked names; `__other__` is there when a cap was met.
-
-        Raises:
-            SidestreamError: See `AsyncServer.call`.
-        """
-        places = [(unit, window) for unit in self._units(handler) for window in windows]
-        ranked = await self._all(
-            [["ZRANGE", unit.ranking(dimension, w[0].name, w[1]), 0, most - 1, "REV"] for unit, w in places]
-        )
-        names = dict.fromkeys(name.decode() for reply in ranked for name in reply)
-        wanted = [*names, OTHER]
-        fields = [f"{name}{FIELD_SEPARATOR}{measure}" for name in wanted for measure in measures]
-        rows = await self._all(
-            [["HMGET", unit.marginal(dimension, w[0].name, w[1]), *fields] for unit, w in places] if names else []
-        )
-        total: dict[str, Measures] = {}
-        for row in rows:
-            for position, value in enumerate(row):
-                if value is not None:
-                    name, measure = wanted[position // len(measures)], measures[position % len(measures)]
-                    merge(total.setdefault(name, {}), {measure: int(value)})
-        return total
-
     async def slowest(self, windows: Sequence[Window], most: int) -> list[Operation]:
         """Return the slowest operations of `windows`, slowest first.
 
@@ -158,15 +127,3 @@ class StateReader:
         for first in range(0, len(commands), _AT_ONCE):
             replies += await self.server.all(commands[first : first + _AT_ONCE])
         return replies
-
-
-def merge(into: Measures, measures: Mapping[str, int]) -> None:
-    """Add measures to measures."""
-    for measure, value in measures.items():
-        into[measure] = into.get(measure, 0) + value
-
-
-def buckets_of(measures: Mapping[str, int], measure: str) -> dict[int, int]:
-    """Return the histogram of a measure: bucket -> count."""
-    prefix = f"{measure}."
-    return {int(name[len(prefix) :]): value for name, value in measures.items() if name.startswith(prefix)}

@@ -97,6 +97,12 @@ def cell_of(resource: Resource, tenant: str, rest: tuple[str, str, str, str]) ->
     return (resource.service, resource.version, resource.environment, tenant, *rest)
 
 
+def merge(into: Measures, measures: Mapping[str, int]) -> None:
+    """Add measures to measures."""
+    for measure, value in measures.items():
+        into[measure] = into.get(measure, 0) + value
+
+
 def stored_cell(cell: Cell) -> str:
     """Return a cell as its name in the catalogue: a JSON array."""
     return msgspec.json.encode(cell).decode()
@@ -184,7 +190,7 @@ class PayloadBuilder:
             for resolution in MARGINAL_RESOLUTIONS:
                 window = windows.setdefault((dimension, resolution, resolution.start_of(hour_s)), {})
                 for name, measures in names.items():
-                    _merge(window.setdefault(name, {}), measures)
+                    merge(window.setdefault(name, {}), measures)
         return [
             [
                 self._position(self._unit.marginal(dimension, resolution.name, start)),
@@ -232,11 +238,6 @@ def _catalogue_expiry(day: str) -> int:
         return 0
     start = datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC)
     return DAY.expires_at(int(start.timestamp()))
-
-
-def _merge(into: Measures, measures: Measures) -> None:
-    for measure, value in measures.items():
-        into[measure] = into.get(measure, 0) + value
 
 
 def _flat(fields: Mapping[str, int]) -> list[str]:

@@ -7,7 +7,7 @@ any later date; it expires at its end plus its retention, whenever it was writte
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipeline.units import US_PER_S
 
@@ -32,6 +32,9 @@ class Resolution:
         """Return when the window that starts at `start_s` is forgotten (seconds since 1970)."""
         return start_s + self.width_s + self.kept_s
 
+
+Window: TypeAlias = tuple[Resolution, int]
+"""A resolution and the start of one of its windows (seconds since 1970)."""
 
 TEN_SECONDS: Final = Resolution("10s", 10, 2 * HOUR_S)
 MINUTE: Final = Resolution("1m", MINUTE_S, 48 * HOUR_S)
@@ -59,7 +62,7 @@ def finest_start_s(time_us: int) -> int:
     return time_s - time_s % TEN_SECONDS.width_s
 
 
-def cover(since_s: int, until_s: int, now_s: int) -> Iterator[tuple[Resolution, int]]:
+def cover(since_s: int, until_s: int, now_s: int) -> Iterator[Window]:
     """Cover [since, until) with as few windows as are still kept, as (resolution, start) in order of time.
 
     The first window may begin up to one window before `since_s` where nothing finer is kept any more.

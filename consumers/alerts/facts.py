@@ -9,13 +9,10 @@ from typing import Final, TypeAlias, assert_never
 
 from consumers.alerts.evaluate import Facts
 from consumers.alerts.rules import Rule
-from consumers.reader import Operation, StateReader, Window
+from consumers.measures import INPUT, OUTPUT
+from consumers.reader import Operation, StateReader
 from consumers.state import CELL_DIMENSIONS, Cell, Measures
-
-INPUT: Final = "ti"
-OUTPUT: Final = "to"
-"""Stored names of the measures that `tokens` adds: the metrics handler's, which alerts must not import; a test holds
-the two together."""
+from consumers.windows import Window
 
 _METRICS: Final = "metrics"
 _AGENT: Final = CELL_DIMENSIONS.index("agent")

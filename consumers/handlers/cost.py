@@ -11,6 +11,7 @@ import msgspec
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
 from consumers.histogram import bucket_of
+from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, UNPRICED_TOKENS
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
 from consumers.state import RANK, Caps, Delta, cell_of
@@ -19,13 +20,6 @@ from pipeline.events import Event, UsageEvent
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 1
-
-COST: Final = "c"
-PRICED: Final = "cn"
-PROVIDER_COST: Final = "cp"
-UNPRICED: Final = "un"
-UNPRICED_TOKENS: Final = "ut"
-COST_REQUESTS: Final = "rq"
 
 
 class PricesEvents(Protocol):
@@ -87,7 +81,7 @@ def _add_marginals(delta: Delta, event: UsageEvent, start_s: int, nano_usd: int 
     hour_s = start_s - start_s % HOUR_S
     for dimension, name in _marginals(event):
         measures = delta.name(dimension, hour_s, name)
-        measures[COST_REQUESTS] = measures.get(COST_REQUESTS, 0) + 1
+        measures[REQUESTS] = measures.get(REQUESTS, 0) + 1
         if nano_usd is None:
             measures[UNPRICED] = measures.get(UNPRICED, 0) + 1
         else:

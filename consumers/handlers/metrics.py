@@ -11,6 +11,25 @@ import msgspec
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
 from consumers.histogram import bucket_of
+from consumers.measures import (
+    ERRORS,
+    INPUT,
+    OUTPUT,
+    REQUEST_US,
+    REQUESTS,
+    RUN_US,
+    RUNS,
+    STEP_US,
+    STEPS,
+    TOKEN_PARTS,
+    TOKENS,
+    TOOL_US,
+    TOOLS,
+    TRANSITIONS,
+    TTFT_US,
+    VISIT_US,
+    VISITS_UNKNOWN,
+)
 from consumers.recipe import Recipe
 from consumers.state import RANK, Caps, Delta, Measures, cell_of
 from consumers.windows import HOUR_S, finest_start_s
@@ -18,34 +37,6 @@ from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, 
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 1
-
-REQUESTS: Final = "rq"
-INPUT: Final = "ti"
-OUTPUT: Final = "to"
-REQUEST_US: Final = "rd"
-TTFT_US: Final = "ft"
-RUNS: Final = "ru"
-RUN_US: Final = "ud"
-TOOLS: Final = "tl"
-TOOL_US: Final = "td"
-STEPS: Final = "st"
-STEP_US: Final = "sd"
-TRANSITIONS: Final = "tr"
-VISIT_US: Final = "vd"
-VISITS_UNKNOWN: Final = "vu"
-ERRORS: Final = "er"
-TOKENS: Final = "tk"
-
-_PARTS: Final = (
-    ("cache_read_tokens", "tcr"),
-    ("cache_write_tokens", "tcw"),
-    ("cache_write_1h_tokens", "tcl"),
-    ("reasoning_tokens", "trs"),
-    ("input_audio_tokens", "tia"),
-    ("cache_audio_read_tokens", "tca"),
-    ("output_audio_tokens", "toa"),
-)
-"""Parts of the input or output tokens, stored only where there are any."""
 
 _OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
 
@@ -91,7 +82,7 @@ def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> 
         add(cell, INPUT, event.input_tokens)
     if event.output_tokens:
         add(cell, OUTPUT, event.output_tokens)
-    for attribute, measure in _PARTS:
+    for attribute, measure in TOKEN_PARTS.items():
         tokens: int = getattr(event, attribute)
         if tokens:
             add(cell, measure, tokens)

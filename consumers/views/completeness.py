@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
-from consumers.reader import merge
+from consumers.state import merge
 from consumers.views.accounting import UnitAccount, read_unit_account
 from consumers.views.status import SILENT_MS
 from consumers.windows import DAY_S, HOUR_S

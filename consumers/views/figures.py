@@ -12,11 +12,10 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from consumers.handlers import cost, metrics
-from consumers.histogram import quantile
-from consumers.reader import Window, buckets_of, merge
-from consumers.state import CELL_DIMENSIONS, OTHER, Cell, Measures
-from consumers.windows import DAY, MARGINAL_HOUR, MARGINAL_RESOLUTIONS
+from consumers import measures as code
+from consumers.histogram import buckets_of, quantile
+from consumers.state import CELL_DIMENSIONS, OTHER, Cell, Measures, merge
+from consumers.windows import DAY, MARGINAL_HOUR, MARGINAL_RESOLUTIONS, Window
 from pipeline.units import nano_to_usd
 
 Dimension: TypeAlias = Literal["agent", "model", "state"]
@@ -27,15 +26,7 @@ Cells: TypeAlias = Mapping[Cell, Measures]
 _STATUS: Final = CELL_DIMENSIONS.index("status")
 _P95: Final = 0.95
 
-TOKEN_PARTS: Final = {
-    "cache_read": "tcr",
-    "cache_write": "tcw",
-    "cache_write_1h": "tcl",
-    "reasoning": "trs",
-    "input_audio": "tia",
-    "cache_audio_read": "tca",
-    "output_audio": "toa",
-}
+TOKEN_PARTS: Final = {field.removesuffix("_tokens"): measure for field, measure in code.TOKEN_PARTS.items()}
 """Parts of input and output tokens, never to be added to them -> the measure of `metrics`."""
 
 
@@ -117,27 +108,27 @@ def figures_of(of_metrics: Cells, of_cost: Cells) -> Figures:
     total = _sum(of_metrics.values())
     money = _sum(of_cost.values())
     return Figures(
-        requests=total.get(metrics.REQUESTS, 0),
-        requests_by_status=_by_status(of_metrics, metrics.REQUESTS),
-        input_tokens=total.get(metrics.INPUT, 0),
-        output_tokens=total.get(metrics.OUTPUT, 0),
+        requests=total.get(code.REQUESTS, 0),
+        requests_by_status=_by_status(of_metrics, code.REQUESTS),
+        input_tokens=total.get(code.INPUT, 0),
+        output_tokens=total.get(code.OUTPUT, 0),
         token_parts={name: total[measure] for name, measure in TOKEN_PARTS.items() if measure in total},
-        request_time=_timing(total, metrics.REQUEST_US),
-        first_token=_timing(total, metrics.TTFT_US),
-        runs=total.get(metrics.RUNS, 0),
-        runs_by_status=_by_status(of_metrics, metrics.RUNS),
-        run_time=_timing(total, metrics.RUN_US),
-        tools=total.get(metrics.TOOLS, 0),
-        steps=total.get(metrics.STEPS, 0),
-        transitions=total.get(metrics.TRANSITIONS, 0),
-        visit_time=_timing(total, metrics.VISIT_US),
-        visits_unknown=total.get(metrics.VISITS_UNKNOWN, 0),
-        errors=total.get(metrics.ERRORS, 0),
-        cost_nano_usd=money.get(cost.COST, 0),
-        provider_nano_usd=money.get(cost.PROVIDER_COST, 0),
-        priced_requests=money.get(cost.PRICED, 0),
-        unpriced_requests=money.get(cost.UNPRICED, 0),
-        unpriced_tokens=money.get(cost.UNPRICED_TOKENS, 0),
+        request_time=_timing(total, code.REQUEST_US),
+        first_token=_timing(total, code.TTFT_US),
+        runs=total.get(code.RUNS, 0),
+        runs_by_status=_by_status(of_metrics, code.RUNS),
+        run_time=_timing(total, code.RUN_US),
+        tools=total.get(code.TOOLS, 0),
+        steps=total.get(code.STEPS, 0),
+        transitions=total.get(code.TRANSITIONS, 0),
+        visit_time=_timing(total, code.VISIT_US),
+        visits_unknown=total.get(code.VISITS_UNKNOWN, 0),
+        errors=total.get(code.ERRORS, 0),
+        cost_nano_usd=money.get(code.COST, 0),
+        provider_nano_usd=money.get(code.PROVIDER_COST, 0),
+        priced_requests=money.get(code.PRICED, 0),
+        unpriced_requests=money.get(code.UNPRICED, 0),
+        unpriced_tokens=money.get(code.UNPRICED_TOKENS, 0),
     )
 
 

@@ -6,8 +6,9 @@ A ranking is kept by window and partition; the names with the highest sums are f
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from consumers.reader import StateReader, Window, merge
-from consumers.state import FIELD_SEPARATOR, Measures
+from consumers.reader import StateReader
+from consumers.state import FIELD_SEPARATOR, Measures, merge
+from consumers.windows import Window
 from pipeline.connection import Command, Reply
 from pipeline.keys import UnitKeys
 

