@@ -11,6 +11,7 @@ Vocabulary: a *request* is one model call (`UsageEvent`), an *operation* anythin
 an agent's run, a tool, a step), a *transition* a change of the session's state, an *error* one exception, counted once.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -182,6 +183,11 @@ def convert_event(fields: object) -> Event:
         msgspec.ValidationError: See `check_event`.
     """
     return msgspec.convert(_cut(fields), Event)
+
+
+def convert_resource(fields: Mapping[str, str]) -> Resource:
+    """Build a resource from plain texts, cutting what is too long and passing over what is unknown."""
+    return msgspec.convert(_cut(dict(fields)), Resource)
 
 
 def _cut(value: object, key: str = "") -> object:

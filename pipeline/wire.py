@@ -21,11 +21,14 @@ from msgspec import Struct
 
 from pipeline import limits
 from pipeline.errors import WireError
-from pipeline.events import Event, Origin, Resource, convert_event
+from pipeline.events import Event, Origin, Resource, convert_event, convert_resource
 
 SCHEMA_VERSION: Final = 1
 Codec: TypeAlias = Literal["mz", "json"]
 """`mz` is msgpack in one zstd frame, `json` is for people and other languages; both hold the same map."""
+
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading bytes may raise, arrays nested a thousand deep included."""
 
 _PRODUCER: Final = re.compile(rb"[0-9a-f]{32}")
 _SENSIBLE_COUNT: Final = re.compile(rb"[1-9][0-9]{0,2}")
@@ -47,7 +50,7 @@ class _LooseBody(Struct, frozen=True, kw_only=True):
     """The same map with its events unread: the way to the good ones beside a bad one."""
 
     v: int = SCHEMA_VERSION
-    resource: Resource = Resource()
+    resource: dict[str, str] = {}
     origin: Origin = "live"
     events: list[msgspec.Raw]
 
@@ -140,13 +143,15 @@ class FrameDecoder:
         plain = self._expand(entry)
         try:
             body = self._fast[entry.codec](plain)
+            resource, origin = body.resource, body.origin
             events: Sequence[Event | None] = body.events
             bad: dict[int, BadEvent] = {}
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            body = self._loosely(entry, plain)
-            events, bad = _each(body.events, entry.codec)
+        except _UNREADABLE:
+            loose = self._loosely(entry, plain)
+            resource, origin = convert_resource(loose.resource), loose.origin
+            events, bad = _each(loose.events, entry.codec)
         _check_count(entry, len(events))
-        return Frame(entry.entry_id, entry.producer, entry.first_seq, body.resource, body.origin, events, bad)
+        return Frame(entry.entry_id, entry.producer, entry.first_seq, resource, origin, events, bad)
 
     def _expand(self, entry: Entry) -> bytes:
         if len(entry.body) > limits.MAX_BODY_BYTES:
@@ -178,7 +183,7 @@ class FrameDecoder:
     def _loosely(self, entry: Entry, plain: bytes) -> _LooseBody:
         try:
             return self._loose[entry.codec](plain)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise WireError(f"the body is no frame: {error}", code="bad_frame") from error
 
 
@@ -239,7 +244,7 @@ def _each(raws: list[msgspec.Raw], codec: str) -> tuple[list[Event | None], dict
         data = bytes(raw)
         try:
             events.append(convert_event(read(data)))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             events.append(None)
             bad[index] = BadEvent(index, _code_of(error), str(error), data)
     return events, bad

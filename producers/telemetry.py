@@ -120,6 +120,10 @@ class Telemetry:
 
     def configure(self, settings: PublishSettings, find_url: Callable[[], str | None]) -> None:
         """Switch it on with these settings; one that is on already is closed first."""
+        # Here and not on the publisher's thread: an import under way there would break in a child forked meanwhile, and
+        # cannot be begun when the interpreter ends.
+        import producers.shipping  # noqa: F401, PLC0415 - not before somebody publishes
+
         self.close()
         self._settings = settings
         self._find_url = find_url

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
+from pipeline.limits import MAX_NAME_CHARS
 from producers.settings import PublishSettings
 
 CONFIG_VARIABLE: Final = "SIDESTREAM_CONFIG"
@@ -84,6 +85,13 @@ def _word(value: object) -> str:
     return value
 
 
+def _name(value: object) -> str:
+    name = _word(value)
+    if len(name) > MAX_NAME_CHARS:
+        raise ValueError(f"use at most {MAX_NAME_CHARS} characters")
+    return name
+
+
 def _url(value: object) -> str:
     url = _word(value)
     scheme = urlsplit(url).scheme
@@ -102,9 +110,9 @@ KNOBS: Final[Mapping[str, _Knob]] = {
     "buffer_events": _Knob("publish", ("SIDESTREAM_BUFFER_EVENTS",), _integer),
     "codec": _Knob("publish", ("SIDESTREAM_CODEC",), _word),
     "close_timeout_s": _Knob("publish", ("SIDESTREAM_CLOSE_TIMEOUT_S",), _seconds),
-    "service": _Knob("publish", ("SIDESTREAM_SERVICE",), _word),
-    "version": _Knob("publish", ("APP_VERSION",), _word),
-    "environment": _Knob("publish", ("SIDESTREAM_ENVIRONMENT", "LOGFIRE_ENVIRONMENT"), _word),
+    "service": _Knob("publish", ("SIDESTREAM_SERVICE",), _name),
+    "version": _Knob("publish", ("APP_VERSION",), _name),
+    "environment": _Knob("publish", ("SIDESTREAM_ENVIRONMENT", "LOGFIRE_ENVIRONMENT"), _name),
 }
 _FILE_NAMES: Final = {("redis", "url"): "redis_url"} | {
     (knob.table, name): name for name, knob in KNOBS.items() if name != "redis_url"

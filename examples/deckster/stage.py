@@ -11,6 +11,8 @@ from typing import Final, Self
 
 import anyio
 
+from sidestream.embedded import tie_to_parent
+
 _START_S: Final = 20.0
 _STOP_S: Final = 20.0
 _LOOK_S: Final = 0.05
@@ -30,7 +32,12 @@ class Actor:
         with self.log.open("wb") as out:
             # A session of its own: Ctrl-C reaches the demo alone, which then ends everybody in order.
             self._process = subprocess.Popen(  # noqa: S603 - our own modules
-                command, env={**os.environ, **environ}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env={**os.environ, **environ},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=tie_to_parent(),  # noqa: PLW1509 - this process has one thread when it starts an actor
             )
 
     def check(self) -> None:

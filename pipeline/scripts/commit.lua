@@ -147,8 +147,11 @@ for at, op in ipairs(payload[2]) do
     local admitted = {}
     for _, row in ipairs(op[5]) do
       local name = row[1]
-      if type(name) ~= 'string' or not whole(row[2], MOST_DELTA_DIGITS) or not pairs_in(row[3]) then
+      if type(name) ~= 'string' or not whole(row[2], 99) or not pairs_in(row[3]) then
         return { 'BAD', 'marginal ' .. at }
+      end
+      if #row[2] > MOST_DELTA_DIGITS then
+        return { 'OVERFLOW', name }
       end
       if name ~= OTHER and not admitted[name] and not redis.call('ZSCORE', ranking, name) then
         if size >= cap then

@@ -5,8 +5,10 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from consumers.views.dead_letters import StoredLetter, find_dead_letter, read_dead_letters
+from sidestream.cli.human import harmless
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -95,8 +97,8 @@ def _table(letters: list[StoredLetter]) -> Table:
             letter.entry_id,
             event,
             str(letter.events),
-            letter.code,
-            letter.reason,
+            Text(harmless(letter.code)),
+            Text(harmless(letter.reason)),
         )
     return table
 
@@ -106,8 +108,8 @@ def _show(letter: StoredLetter) -> None:
     place = "the whole entry" if letter.index < 0 else f"event {letter.index}"
     out.print(f"{letter.letter_id}  {letter.handler}, partition {letter.partition}", style="bold", markup=False)
     out.print(f"  where   entry {letter.entry_id}, {place} ({letter.events} events)", markup=False)
-    out.print(f"  why     {letter.code}: {letter.reason}", markup=False)
-    out.print(f"  bytes   {_readable(letter.raw)}", markup=False)
+    out.print(f"  why     {harmless(f'{letter.code}: {letter.reason}')}", markup=False)
+    out.print(f"  bytes   {harmless(_readable(letter.raw))}", markup=False)
 
 
 def _readable(raw: bytes) -> str:
@@ -115,6 +117,6 @@ def _readable(raw: bytes) -> str:
     for decode in (msgspec.json.decode, msgspec.msgpack.decode):
         try:
             return msgspec.json.encode(decode(raw)).decode()
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError):
             continue
     return repr(raw)[2:-1]

@@ -71,8 +71,12 @@ def shown(name: str) -> Text:
         return Text("other (over the cap)", style="italic", no_wrap=True, overflow="ellipsis")
     if not name:
         return Text("(none)", style="dim")
-    harmless = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name)
-    return Text(harmless, no_wrap=True, overflow="ellipsis")
+    return Text(harmless(name), no_wrap=True, overflow="ellipsis")
+
+
+def harmless(text: str) -> str:
+    """Return text from outside without what a terminal would obey: controls, line breaks, changes of direction."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def instant(time_s: float) -> str:

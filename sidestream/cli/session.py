@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 from rich.console import Console
 
 from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_url, server_facts
-from pipeline.errors import RefusedError, SettingsError, SidestreamError
+from pipeline.errors import RefusedError, SettingsError, SidestreamError, UnreachableError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
 from sidestream.embedded import EmbeddedError, EmbeddedServer, hold
@@ -105,6 +105,8 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
         code = anyio.run(command)
     except SettingsError as error:
         fail(str(error), EXIT_USAGE)
+    except UnreachableError as error:
+        fail(f"{error}\nIs it running? Name another with --redis-url or SIDESTREAM_REDIS_URL.", EXIT_UNREACHABLE)
     except (SidestreamError, EmbeddedError) as error:
         fail(str(error), EXIT_UNREACHABLE)
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from sidestream.embedded.errors import (
 )
 from sidestream.embedded.locate import data_folder, socket_url
 from sidestream.embedded.server import EmbeddedServer, hold
+from sidestream.embedded.supervisor import tie_to_parent
 
 __all__ = [
     "DataFolderError",
@@ -31,4 +32,5 @@ __all__ = [
     "hold",
     "locate_server",
     "socket_url",
+    "tie_to_parent",
 ]

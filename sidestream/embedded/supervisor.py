@@ -320,11 +320,11 @@ def _spawn(plan: Plan, lock: int) -> subprocess.Popen[bytes]:
         stdout=sys.stderr,
         stderr=sys.stderr,
         pass_fds=(lock,),
-        preexec_fn=_tie_to_parent(),  # noqa: PLW1509 (this process has one thread)
+        preexec_fn=tie_to_parent(),  # noqa: PLW1509 (this process has one thread)
     )
 
 
-def _tie_to_parent() -> Callable[[], None] | None:
+def tie_to_parent() -> Callable[[], None] | None:
     """Return what a child calls, before it becomes the server, to be ended with this process."""
     if sys.platform != "linux":
         return None

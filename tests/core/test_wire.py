@@ -128,6 +128,20 @@ def test_a_frame_with_another_number_of_events_than_its_entry_says_is_refused() 
     assert reason(entry(body, 2)) == "count_mismatch"
 
 
+@pytest.mark.parametrize("where", ["events", "mood"])
+def test_a_frame_nested_without_end_is_refused(where: str) -> None:
+    """It would break the decoder's recursion, and with it every handler of the partition, for ever."""
+    nested = "[" * 5_000 + "]" * 5_000
+    body = f'{{"events":[{{"event":"usage","time_us":1}}],"{where}":{nested}}}'.encode()
+    assert reason(entry(body, 1, "json")) == "bad_frame"
+
+
+def test_a_resource_that_is_too_long_is_cut() -> None:
+    """Its events count under the beginning of the name."""
+    body = packed({"resource": {"service": "x" * 300, "mood": "sunny"}, "events": [{"event": "usage", "time_us": 1}]})
+    assert FrameDecoder().decode(entry(body, 1)).resource == Resource(service="x" * limits.MAX_NAME_CHARS)
+
+
 def test_an_entry_without_a_producer_is_foreign_and_stands_for_one_event() -> None:
     """A bare XADD needs only a body."""
     foreign = parse_entry("1-0", {b"b": b'{"events":[{"event":"usage","time_us":1}]}'})

@@ -8,9 +8,12 @@ import msgspec
 import pytest
 from support import Appender
 
+from consumers.catalogue import Catalogue, Pricer
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
+from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
+from consumers.pricing import PriceBook
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
 from consumers.runtime.batch import Decoder
@@ -197,6 +200,19 @@ async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, k
     (letter,) = await read_dead_letters(server, keys, 1)
     assert (letter.code, letter.index) == ("overflow", 0)
     assert await server.call("HGET", window, "0.rq") == b"2"
+
+
+async def test_sums_of_a_batch_that_pass_the_limit_are_cut_into_smaller_batches(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Two events at the limit of a number are each fine: their sum in one commit is not, and stops nothing."""
+    most = UsageEvent(NOW_US, session="s", cost_nano_usd=2**53, input_tokens=2**40)
+    await append([most, most, most])
+    pricer = Pricer(Catalogue(), PriceBook())
+    unit = unit_of(server, keys, CostHandler(pricer, "test", "none"))
+    assert await drain(unit) == 3
+    cells = await StateReader(server, keys, 1).lifetime("cost")
+    assert sum(measures["c"] for measures in cells.values()) == 3 * 2**53
 
 
 async def test_a_worker_with_an_older_recipe_leaves_the_unit(server: AsyncServer, keys: Keys, append: Appender) -> None:
