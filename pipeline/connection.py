@@ -82,6 +82,8 @@ class RedisSettings:
             raise SettingsError("redis url: redis+cluster:// is not supported yet; give the address of one server")
         if scheme not in {"redis", "rediss", "unix"}:
             raise SettingsError(f"redis url {redact_url(self.url)!r}: use redis://, rediss:// or unix://")
+        if scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+            raise SettingsError(f"redis url {redact_url(self.url)!r}: {parts.path!r} is no number of a database")
         for name, _ in parse_qsl(parts.query, keep_blank_values=True):
             # redis-py lets the query override what this module relies on: protocol, time-outs, decoding, retries.
             if name not in _URL_OPTIONS and not name.startswith("ssl_"):
@@ -167,7 +169,10 @@ class Server:
         try:
             with _translated(sent=True), _closing_on_error(connection):
                 connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                return [self._read(connection) for _ in commands]
+                replies = [self._read(connection) for _ in commands]
+            if _has_moved(replies):
+                connection.disconnect()
+            return replies
         finally:
             self._pool.release(connection)
 
@@ -222,7 +227,7 @@ class AsyncServer:
             with _translated(sent=True):
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 replies = [await self._read(connection) for _ in commands]
-            whole = True
+            whole = not _has_moved(replies)
             return replies
         finally:
             if not whole:
@@ -254,6 +259,11 @@ def _open_pool(kind: Any, settings: RedisSettings, *, retry: object) -> object:
         return kind.from_url(settings.url, retry=retry, **settings.pool_options())
     except ValueError as error:
         raise SettingsError(f"redis url {redact_url(settings.url)!r}: {error}") from error
+
+
+def _has_moved(replies: Sequence[Reply | SidestreamError]) -> bool:
+    # A demoted primary answers READONLY for ever: only a new connection finds who is primary behind the address now.
+    return any(isinstance(reply, UnavailableError) for reply in replies)
 
 
 def _raised(reply: Reply | SidestreamError) -> Reply:

@@ -66,6 +66,10 @@ class Keys:
         """Sorted set: worker id -> broker time (ms) of its last word."""
         return f"{{{self.namespace}:workers}}:index"
 
+    def workers_of(self, handler: str) -> str:
+        """Sorted set: the workers that run one handler, likewise."""
+        return f"{{{self.namespace}:workers}}:runs:{handler}"
+
     def worker(self, worker: str) -> str:
         """Hash with TTL: one worker's presence."""
         return f"{{{self.namespace}:workers}}:{worker}"

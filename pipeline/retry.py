@@ -1,4 +1,4 @@
-"""When to try again: exponential back-off with full jitter, and a circuit that opens after repeated failure.
+"""When to try again: exponential back-off, each pause drawn from the upper half of its range.
 
 Time and randomness are arguments, so every branch is testable without waiting.
 """

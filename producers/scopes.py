@@ -84,9 +84,9 @@ class Operation:
 
     def __init__(self, telemetry: "Telemetry", name: str, kind: Literal["run", "tool", "step"], agent: str) -> None:
         self._telemetry = telemetry
-        self._name = name
+        self._name = _kept(name)
         self._kind: Literal["run", "tool", "step"] = kind
-        self._agent = agent
+        self._agent = _kept(agent)
         self._token: Token[RunContext] | None = None
         self.operation_id = ""
         self.run_id = ""
@@ -129,6 +129,13 @@ class Operation:
             run_id=self.run_id,
             parent_id=self._outer.operation_id,
         )
+
+
+def _kept(name: str) -> str:
+    """Return a name as it may be kept while the operation is open: cut, and without what UTF-8 cannot carry."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application may pass anything
+        return ""
+    return name[: limits.MAX_NAME_CHARS].encode("utf-8", "replace").decode()
 
 
 def _text(value: str) -> str:

@@ -1,7 +1,7 @@
 """What publishing needs to know; the front door composes it from files, environment and arguments."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
@@ -14,6 +14,8 @@ MIN_BUFFER_EVENTS = 100
 MAX_BUFFER_EVENTS = 10_000_000
 MAX_LINGER_MS = 10_000
 MAX_CLOSE_TIMEOUT_S = 300.0
+MIN_SPOOL_BYTES = 1 << 18
+MAX_SPOOL_BYTES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class PublishSettings:
         codec: `mz` (msgpack, zstd) or `json`.
         close_timeout_s: How long `close`, also at exit, waits for Redis (0-300).
         resource: Who speaks.
+        spool_dir: Folder on a local disk for frames that Redis has not got yet; empty: there is no spool.
+        spool_bytes: What one producer's file may take there (256 KiB to 1 TiB).
+        spool_fsync: `always` (before a frame is sent) or `interval` (about once a second).
 
     Raises:
         SettingsError: A value is out of its range; the message begins with the name of the field.
@@ -40,6 +45,9 @@ class PublishSettings:
     codec: "Codec" = "mz"
     close_timeout_s: float = 2.0
     resource: Resource = Resource()  # noqa: RUF009 - frozen
+    spool_dir: str = ""
+    spool_bytes: int = 256 << 20
+    spool_fsync: Literal["always", "interval"] = "always"
 
     def __post_init__(self) -> None:
         Keys(self.namespace)
@@ -49,6 +57,9 @@ class PublishSettings:
         _in_range("close_timeout_s", self.close_timeout_s, 0, MAX_CLOSE_TIMEOUT_S)
         if self.codec not in {"mz", "json"}:
             raise SettingsError(f"codec {self.codec!r}: use mz or json")
+        _in_range("spool_bytes", self.spool_bytes, MIN_SPOOL_BYTES, MAX_SPOOL_BYTES)
+        if self.spool_fsync not in {"always", "interval"}:
+            raise SettingsError(f"spool_fsync {self.spool_fsync!r}: use always or interval")
 
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:

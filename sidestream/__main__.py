@@ -20,6 +20,8 @@ def main() -> None:
             "            pip install 'sidestream[worker]'\n"
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     run()
 
 

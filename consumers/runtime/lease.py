@@ -1,12 +1,12 @@
-"""Who reads what: soft leases that spread units over workers.
+"""Who reads what: soft leases that spread the units of a handler over the workers that run it.
 
 Keeps: nothing depends on a lease for being right. Two workers on one unit cost double work, never a double count.
 
-The rule (`decide`): everyone holds at most its fair share, rounded up; what is over it is handed back, what is free is
-taken. A worker that joins or dies moves only what its share changes.
+The rule (`decide`): shares of a handler's units differ by at most one, and who has the larger ones differs by handler;
+what is over a share is handed back, what is free is taken. A worker that joins or dies moves only what shares change.
 """
 
-import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +20,10 @@ RENEW_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    """What a worker knows when it decides: who holds each unit ('' when nobody does), and who is alive."""
+    """What a worker knows of one handler when it decides: who holds each unit ('' when nobody), who runs it."""
 
     worker: str
+    handler: str
     owners: Sequence[str]
     alive: Sequence[str]
 
@@ -41,10 +42,12 @@ def decide(view: LeaseView) -> LeasePlan:
     Free units are taken from a place that differs by worker, so that two workers that look at once seldom collide.
     """
     workers = max(1, len(view.alive))
-    share = math.ceil(len(view.owners) / workers)
+    place = view.alive.index(view.worker) if view.worker in view.alive else 0
+    # Another first worker for each handler, or the first would have the larger share of every one.
+    rank = (place + zlib.crc32(view.handler.encode())) % workers
+    share = len(view.owners) // workers + (rank < len(view.owners) % workers)
     mine = [position for position, owner in enumerate(view.owners) if owner == view.worker]
     free = [position for position, owner in enumerate(view.owners) if not owner]
-    rank = view.alive.index(view.worker) if view.worker in view.alive else 0
     turn = rank * len(free) // workers
     room = max(0, share - len(mine))
     return LeasePlan(mine[:share] + (free[turn:] + free[:turn])[:room], mine[share:])

@@ -16,10 +16,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from consumers.runtime.arbiter import Arbiter
-from consumers.runtime.batch import Decoder
 from consumers.runtime.effects import Effect
 from consumers.runtime.lease import RENEW_S
-from consumers.runtime.unit import OlderRecipeError, Unit
+from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
 from pipeline.errors import PermanentError, SidestreamError, TransientError
 from pipeline.keys import LIVE_VERSION, Keys
@@ -47,12 +46,17 @@ class Periodic:
 
 @dataclass(slots=True)
 class WorkerOptions:
-    """How a worker runs."""
+    """How a worker runs.
+
+    `presence` is what it says of itself besides its figures. `adopt_recipe` takes units over from workers with a newer
+    recipe: an operator rolls a deploy back. `revive` is called, in a thread, while Redis is away: it may bring it back.
+    """
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
     version: int = LIVE_VERSION
-    record: dict[str, str] = field(default_factory=dict[str, str])
-    """What its presence says besides its figures: library version, settings hash."""
+    presence: dict[str, str] = field(default_factory=dict[str, str])
+    adopt_recipe: bool = False
+    revive: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +86,20 @@ class Worker:
         self._keys = keys
         self._effects = list(effects)
         self._periodic = list(periodic)
-        self._decoder = Decoder()
+        self._unit_options = UnitOptions(version=self.options.version, adopt_recipe=self.options.adopt_recipe)
         self._stopping = anyio.Event()
-        self._arbiter = Arbiter(server, keys, self.options.name, [])
-        self._outages = _Outages()
+        self._arbiter = Arbiter(server, keys, self.options.name)
 
     async def open(self) -> None:
-        """Learn the number of partitions, and declare every unit.
+        """Learn the number of partitions; every unit declares itself at its first step.
 
         Raises:
             SidestreamError: Redis is away or refuses.
         """
         count = await read_partitions(self._server, self._keys)
         for number in range(len(self.units) // max(1, len(self._effects)), count):
-            for effect in self._effects:
-                unit = Unit(
-                    self._server, self._keys.partition(number), effect, self._decoder, version=self.options.version
-                )
-                await unit.declare()
-                self.units.append(unit)
+            partition = self._keys.partition(number)
+            self.units += [Unit(self._server, partition, effect, self._unit_options) for effect in self._effects]
 
     async def run_until_idle(self) -> int:
         """Carry every unit, without leases, until none finds an event; return how many events moved.
@@ -153,6 +152,7 @@ class Worker:
             await effect.aclose()
 
     async def _keep_leases(self, group: TaskGroup) -> None:
+        outage = _Outage("leases")
         carried = 0
         while not self._stopping.is_set():
             pause_s = RENEW_S if self._arbiter.held else RENEW_S / 4
@@ -162,26 +162,28 @@ class Worker:
                 for unit in self.units[carried:]:
                     group.start_soon(self._carry, unit)
                 carried = len(self.units)
-                self._arbiter.lease_keys = [u.keys.lease() for u in self.units] + [t.lease_key for t in self._periodic]
-                await self._arbiter.renew(self._record())
-                self._outages.over()
+                await self._arbiter.renew(self._wanted(), self._presence())
+                outage.over()
             except TransientError as error:
-                pause_s = self._outages.seen(error)
+                pause_s = outage.seen(error)
+                await self._revive()
             except PermanentError as error:
                 log.error("The worker rests: repeating cannot mend this", extra={"reason": str(error)})  # noqa: TRY400
-                pause_s = self._outages.backoff.most_s
+                pause_s = outage.backoff.most_s
             await self._rest(pause_s)
 
     async def _carry(self, unit: Unit) -> None:
         key = unit.keys.lease()
+        outage = _Outage(f"{unit.keys.name}, partition {unit.partition.number}")
         while not self._stopping.is_set():
             if key not in self._arbiter.held:
                 await self._rest(0.1)
                 continue
             try:
                 await unit.step(BLOCK_MS)
+                outage.over()
             except TransientError as error:
-                await self._rest(self._outages.seen(error))
+                await self._rest(outage.seen(error))
             except OlderRecipeError as error:
                 log.error("A unit is left to workers with a newer recipe", extra={"reason": str(error)})  # noqa: TRY400
                 await self._rest(PAUSE_S)
@@ -191,47 +193,66 @@ class Worker:
             except Exception:
                 # A fault of ours must not end the other units, and must not be silent.
                 log.exception("A unit failed; it goes on from its cursor", extra={"unit": unit.keys.name})
-                await self._rest(self._outages.backoff.most_s)
+                await self._rest(outage.backoff.most_s)
 
     async def _repeat(self, task: Periodic) -> None:
+        outage = _Outage(task.name)
         while not self._stopping.is_set():
+            pause_s = task.every_s
             if task.lease_key in self._arbiter.held:
                 try:
                     await task.run()
-                except SidestreamError as error:
-                    self._outages.seen(error)
+                    outage.over()
+                except TransientError as error:
+                    pause_s = max(pause_s, outage.seen(error))
                 except Exception:
                     log.exception("A periodic task failed; it is repeated", extra={"task": task.name})
-            await self._rest(task.every_s)
+            await self._rest(pause_s)
+
+    def _wanted(self) -> dict[str, list[str]]:
+        wanted: dict[str, list[str]] = {}
+        for unit in self.units:
+            wanted.setdefault(unit.keys.name, []).append(unit.keys.lease())
+        return wanted | {task.name: [task.lease_key] for task in self._periodic}
+
+    async def _revive(self) -> None:
+        if self.options.revive is not None:
+            try:
+                await anyio.to_thread.run_sync(self.options.revive, abandon_on_cancel=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, Redis is still away, which has been said
+                log.warning("Redis could not be brought back", extra={"reason": str(error)})
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
             await self._stopping.wait()
 
-    def _record(self) -> dict[str, str]:
+    def _presence(self) -> dict[str, str]:
         now = self.statistics()
         figures = {"events": str(now.events), "stale": str(now.stale), "units": str(now.units_held)}
-        return {**self.options.record, **figures}
+        return {**self.options.presence, **figures}
 
 
-class _Outages:
-    """Says once that Redis is away, and once that it is back."""
+class _Outage:
+    """Says once that something (a unit, the leases, a task) waits for Redis or a sink, and once that it goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
         self.backoff = Backoff()
+        self._what = what
         self._failures = 0
 
     def seen(self, error: SidestreamError) -> float:
-        """Note a failure; return how many seconds to wait."""
+        """Note a failure; return how many seconds to wait: what the far side asked for, else by back-off."""
         self._failures += 1
         if self._failures == 1:
-            log.warning("Redis is away; the worker waits for it", extra={"reason": str(error), "code": error.code})
-        return self.backoff.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
+            about = {"what": self._what, "code": error.code, "reason": str(error)}
+            log.warning("Waiting: no answer from Redis, or from where a sink delivers", extra=about)
+        asked_s: float | None = getattr(error, "retry_after_s", None)
+        return asked_s or self.backoff.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
 
     def over(self) -> None:
         """Note a success."""
         if self._failures:
-            log.info("Redis is back", extra={"failures": self._failures})
+            log.info("Going on", extra={"what": self._what, "failures": self._failures})
         self._failures = 0
 
 

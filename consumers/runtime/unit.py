@@ -54,6 +54,15 @@ class UnitStatistics:
     expired: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class UnitOptions:
+    """What units of one worker share: a decoder, the state's version, and whether to take over from a newer recipe."""
+
+    decoder: Decoder = field(default_factory=Decoder)
+    version: int = LIVE_VERSION
+    adopt_recipe: bool = False
+
+
 @dataclass(slots=True)
 class _Position:
     cursor: Cursor
@@ -63,21 +72,13 @@ class _Position:
 class Unit:
     """Carries one handler through one partition, a step at a time; not for two tasks at once."""
 
-    def __init__(
-        self,
-        server: AsyncServer,
-        partition: PartitionKeys,
-        effect: Effect,
-        decoder: Decoder,
-        *,
-        version: int = LIVE_VERSION,
-    ) -> None:
+    def __init__(self, server: AsyncServer, partition: PartitionKeys, effect: Effect, options: UnitOptions) -> None:
         self.partition = partition
         self.effect = effect
-        self.keys = partition.unit(effect.name, version)
+        self.keys = partition.unit(effect.name, options.version)
         self.statistics = UnitStatistics()
         self._server = server
-        self._decoder = decoder
+        self._options = options
         self._position: _Position | None = None
         self._most_events = MOST_EVENTS
 
@@ -101,6 +102,7 @@ class Unit:
             self.partition.handlers(),
             self.partition.counters(),
         ]
+        replaced = "adopt" if self._options.adopt_recipe else "leave"
         args: list[Arg] = [
             self.keys.name,
             self.effect.kind,
@@ -108,14 +110,14 @@ class Unit:
             recipe_hash,
             recipe,
             self.group,
-            "leave",
+            replaced,
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         stored = cursor_from(flat)
         if answer == b"OLDER":
             raise OlderRecipeError(
                 f"{self.keys.name}, partition {self.partition.number}: a worker with a newer recipe has taken over; "
-                "upgrade this worker"
+                "upgrade this worker, or roll back on purpose with `sidestream worker --adopt-recipe`"
             )
         self._position = _Position(stored)
         return stored
@@ -143,7 +145,7 @@ class Unit:
 
     async def _read(self, cursor: Cursor, block_ms: int | None) -> list[Portion]:
         entries = await self._entries(cursor, block_ms)
-        return portions_of(entries, cursor, self._decoder, self.partition.number, self._most_events)
+        return portions_of(entries, cursor, self._options.decoder, self.partition.number, self._most_events)
 
     async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
         if cursor.index or block_ms is None:
@@ -226,7 +228,8 @@ class Unit:
         portion = portions[0]
         reason = f"adding it would pass the limit of field {where.decode(errors='replace')}"
         letter = DeadLetter(portion.entry.entry_id, portion.start, 1, "overflow", reason)
-        return await self._commit(self._position, portions[:1], Folded(Delta(), [letter], whole=1))
+        alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
+        return await self._commit(self._position, [alone], Folded(Delta(), [letter], whole=1))
 
     async def _load_numbers(self, position: _Position, delta: Delta) -> None:
         days = days_of(delta) if delta.cells else set[str]()

@@ -58,6 +58,15 @@ async def find_dead_letter(server: AsyncServer, keys: Keys, partitions: int, let
     return found
 
 
+async def declared_handlers(server: AsyncServer, keys: Keys, partitions: int) -> list[str]:
+    """Return the handlers that have run here, in any partition.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    return sorted({name for number in range(partitions) for name in await _handlers(server, keys, number)})
+
+
 async def _handlers(server: AsyncServer, keys: Keys, number: int) -> list[str]:
     names = await server.call("HKEYS", keys.partition(number).handlers())
     prefix = f"v{LIVE_VERSION}:"

@@ -41,8 +41,9 @@ class WorkerPresence(Struct, frozen=True):
 class ProducerStatus(Struct, frozen=True):
     """One producer's last word, and how old it is.
 
-    `life` is `alive`, `closed` (it said goodbye) or `silent` (it died, or cannot reach Redis): then `at_risk` events,
-    which it had buffered or in flight at its last word, may be lost.
+    `life` is `alive`, `closed` (it said goodbye), `recovered` (it died, and a successor sent what was in its spool) or
+    `silent` (it died, or cannot reach Redis): then `at_risk` events, which it had buffered or in flight at its last
+    word, may be lost. Its `spooled` ones are not at risk: they wait on its machine's disk.
     """
 
     presence: Presence
@@ -96,7 +97,9 @@ async def read_status(server: AsyncServer, keys: Keys, partitions: int) -> Statu
 
 def _producer(presence: Presence, now_ms: int) -> ProducerStatus:
     silent_ms = max(0, now_ms - presence.at_ms)
-    life = "closed" if presence.closed else "silent" if silent_ms > SILENT_MS else "alive"
+    life = "silent" if silent_ms > SILENT_MS else "alive"
+    if presence.closed:
+        life = "recovered" if presence.recovered else "closed"
     at_risk = 0 if life == "alive" else presence.buffered + presence.in_flight + presence.unknown
     return ProducerStatus(presence, life, silent_ms, at_risk)
 
@@ -149,7 +152,7 @@ def _broken_fences(producers: Sequence[ProducerStatus], fences: Mapping[tuple[st
             if fence.next < known.next:
                 found.append(Broken(where, f"acknowledged {known.next}, next {fence.next}: the server lost events"))
             # A living producer may have appended since its last word; a closed one may not.
-            if producer.life == "closed" and fence.next > known.next + known.unknown:
+            if producer.presence.closed and fence.next > known.next + known.unknown:
                 found.append(Broken(where, f"acknowledged {known.next}, unknown {known.unknown}, next {fence.next}"))
     return found
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidestream.cli import alerts, dlq, replay
+from sidestream.cli import alerts, dlq, replay, spool
 from sidestream.cli.report import report
 from sidestream.cli.status import status
 from sidestream.cli.worker import worker
@@ -24,6 +24,7 @@ app.command()(report)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(replay.app, name="replay")
+app.add_typer(spool.app, name="spool")
 
 
 def _print_version(value: bool) -> None:

@@ -1,5 +1,6 @@
 """`sidestream dlq`: dead letters, the events that a handler could not fold."""
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -7,7 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from consumers.views.dead_letters import StoredLetter, find_dead_letter, read_dead_letters
+from consumers.views.dead_letters import StoredLetter, declared_handlers, find_dead_letter, read_dead_letters
+from pipeline.errors import SettingsError
 from sidestream.cli.human import harmless
 from sidestream.cli.session import (
     EXIT_FINDING,
@@ -26,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, help="Dead letters: events a handler cou
 
 SCHEMA = "sidestream.dlq/1"
 
+_LETTER_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
 
 @app.command("ls")
 def list_letters(
@@ -40,6 +44,9 @@ def list_letters(
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:
+            known = await declared_handlers(session.server, session.keys, session.partitions)
+            if handler is not None and handler not in known:
+                raise SettingsError(f"--handler: {handler!r} has not run here; known are {', '.join(known) or 'none'}")
             letters = await read_dead_letters(
                 session.server, session.keys, session.partitions, handler=handler, most=most
             )
@@ -65,6 +72,8 @@ def show_letter(
     """Show one dead letter with the bytes of its event."""
 
     async def command() -> int:
+        if not _LETTER_ID.fullmatch(letter_id):
+            raise SettingsError(f"{letter_id!r} is no id of a dead letter; `sidestream dlq ls` lists them")
         async with open_session(Place(namespace, redis_url)) as session:
             letters = await find_dead_letter(session.server, session.keys, session.partitions, letter_id)
         if not letters:

@@ -56,6 +56,9 @@ def _dimension(text: str) -> By:
 
 def _since_s(text: str) -> int:
     try:
-        return parse_duration_s(text)
+        since_s = parse_duration_s(text)
     except ValueError as error:
         raise SettingsError(f"--since: {error}") from None
+    if since_s == 0:
+        raise SettingsError("--since: '0' covers no time; use 1m or more")
+    return since_s

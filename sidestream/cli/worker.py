@@ -8,6 +8,7 @@ import anyio
 import typer
 
 from consumers.runtime.run import Worker, WorkerOptions
+from pipeline.errors import SettingsError
 from sidestream.cli.logs import log_to_stderr
 from sidestream.cli.session import Namespace, Place, RedisUrl, environment, open_session, run_async
 from sidestream.compose import HANDLERS, fold_effects, parse_handlers, periodic_tasks, sink_effects
@@ -25,6 +26,10 @@ def worker(
     config: Annotated[
         Path | None, typer.Option(help="The file with rules; default SIDESTREAM_CONFIG, else ./sidestream.toml.")
     ] = None,
+    adopt_recipe: Annotated[
+        bool,
+        typer.Option("--adopt-recipe", help="Go on where a newer version has counted: a deploy is rolled back."),
+    ] = False,
     namespace: Namespace = None,
     redis_url: RedisUrl = None,
 ) -> None:
@@ -35,12 +40,18 @@ def worker(
 
     async def command() -> int:
         names = parse_handlers(handlers)
+        if config and not config.is_file():
+            raise SettingsError(f"--config: there is no file {config}")
         environ = environment() | ({CONFIG_VARIABLE: str(config)} if config else {})
         alerts = load_alert_options(environ)
         async with open_session(Place(namespace, redis_url), environ) as session:
             effects = [*fold_effects(names), *sink_effects(names, environ)]
             tasks = periodic_tasks(names, session.server, session.keys, alerts)
-            options = WorkerOptions(record={"version": VERSION, "handlers": ",".join(names)})
+            options = WorkerOptions(
+                presence={"version": VERSION, "handlers": ",".join(names)},
+                adopt_recipe=adopt_recipe,
+                revive=session.revive,
+            )
             carried = Worker(session.server, session.keys, effects, periodic=tasks, options=options)
             await _run(carried)
         return 0
@@ -60,4 +71,5 @@ async def _stop_on_signal(carried: Worker, scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             carried.stop()
-            scope.deadline = anyio.current_time() + GRACE_S
+            # A second signal does not move the deadline.
+            scope.deadline = min(scope.deadline, anyio.current_time() + GRACE_S)

@@ -13,7 +13,7 @@ def settle(alive: list[str], owners: list[str]) -> list[str]:
     owners = [owner if owner in alive else "" for owner in owners]
     for _ in range(len(alive) * 3):
         for worker in alive:
-            plan = decide(LeaseView(worker, owners, alive))
+            plan = decide(LeaseView(worker, "metrics", owners, alive))
             for position in plan.hand_back:
                 owners[position] = ""
             for position in plan.take:
@@ -28,6 +28,17 @@ def test_every_unit_has_an_owner_and_nobody_has_more_than_a_fair_share(workers: 
     owners = settle(alive, [""] * UNITS)
     assert "" not in owners
     assert max(owners.count(worker) for worker in alive) <= -(-UNITS // workers)
+
+
+def test_the_larger_shares_of_different_handlers_go_to_different_workers() -> None:
+    """With four partitions and three workers nobody is left without work."""
+    alive = ["a", "b", "c"]
+    larger: set[str] = set()
+    for handler in ("v1:metrics", "v1:cost", "v1:export"):
+        plans = {worker: decide(LeaseView(worker, handler, [""] * 4, alive)) for worker in alive}
+        assert sorted(len(plan.take) for plan in plans.values()) == [1, 1, 2]
+        larger |= {worker for worker, plan in plans.items() if len(plan.take) > 1}
+    assert len(larger) > 1
 
 
 def test_a_worker_that_joins_takes_only_its_share() -> None:
@@ -49,6 +60,6 @@ def test_a_worker_that_dies_leaves_its_units_to_the_others() -> None:
 
 def test_two_that_look_at_once_reach_for_different_units() -> None:
     """They would otherwise both try the same lease and lose half their tries."""
-    first = decide(LeaseView("a", [""] * UNITS, ["a", "b"]))
-    second = decide(LeaseView("b", [""] * UNITS, ["a", "b"]))
+    first = decide(LeaseView("a", "metrics", [""] * UNITS, ["a", "b"]))
+    second = decide(LeaseView("b", "metrics", [""] * UNITS, ["a", "b"]))
     assert not set(first.take) & set(second.take)

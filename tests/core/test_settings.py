@@ -83,14 +83,21 @@ def test_a_wrong_argument_is_refused_as_one(elsewhere: Path) -> None:
 
 def test_variables_of_others_are_let_be(elsewhere: Path) -> None:
     """What Kubernetes writes for a service named sidestream, and what only workers read, is no mistake."""
-    environ = {"SIDESTREAM_SERVICE_HOST": "10.0.0.1", "SIDESTREAM_PORT": "tcp://1", "SIDESTREAM_HANDLERS": "cost"}
+    environ = {"SIDESTREAM_SERVICE_HOST": "10.0.0.1", "SIDESTREAM_PORT": "tcp://1", "SIDESTREAM_SERVER": "redis"}
     assert load_settings({}, environ).publish.resource.service == ""
 
 
 def test_tables_of_the_workers_are_let_be(elsewhere: Path) -> None:
     """One file serves application and workers."""
-    (elsewhere / "sidestream.toml").write_text('[[price]]\nmodel = "x"\n')
+    (elsewhere / "sidestream.toml").write_text('[[alert]]\nname = "x"\n')
     assert load_settings({}, {}).redis_url is None
+
+
+@pytest.mark.parametrize("variable", ["SIDESTREAM_FOO", "SIDESTREAM_DATA_DI", "SIDESTREAM_REDIS_URLS"])
+def test_a_variable_that_nobody_reads_is_refused(elsewhere: Path, variable: str) -> None:
+    """A misspelt setting would otherwise do nothing, and nobody would know."""
+    with pytest.raises(SettingsError, match=f"{variable}: there is no such setting"):
+        load_settings({}, {variable: "x"})
 
 
 @pytest.mark.parametrize(

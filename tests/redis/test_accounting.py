@@ -10,10 +10,9 @@ from support import Appender
 from consumers.contract import Slice
 from consumers.folding import Folded
 from consumers.handlers.metrics import MetricsHandler
-from consumers.runtime.batch import Decoder
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Worker
-from consumers.runtime.unit import Unit
+from consumers.runtime.unit import Unit, UnitOptions
 from consumers.views import accounting
 from consumers.views.accounting import UnitAccount, read_unit_account, read_unit_accounts
 from pipeline.connection import AsyncServer
@@ -42,7 +41,7 @@ async def account_of(server: AsyncServer, keys: Keys) -> UnitAccount:
 async def test_unread_events_are_outstanding_then_committed(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """Fenced and foreign ones, with the lag that the group shows."""
     worker = Worker(server, keys, [FoldEffect(MetricsHandler())])
-    await worker.open()
+    await worker.run_until_idle()
     await append(usages(7))
     await add_foreign(server, keys, 3)
     before = await account_of(server, keys)
@@ -68,7 +67,7 @@ async def test_a_cursor_inside_an_entry_has_taken_a_part_of_it(
             return super().fold(slices, min(budget, 40))
 
     await (add_foreign(server, keys, 10) if foreign else append(usages(10)))
-    unit = Unit(server, keys.partition(0), FoldEffect(Frugal()), Decoder())
+    unit = Unit(server, keys.partition(0), FoldEffect(Frugal()), UnitOptions())
     moved = await unit.step()
     account = await account_of(server, keys)
     assert 0 < moved < 10

@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable
 
 import anyio
+import pytest
 from support import Appender
 
+from consumers.catalogue import Catalogue, Pricer
+from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
+from consumers.pricing import PriceBook
 from consumers.reader import StateReader
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Periodic, Worker, WorkerOptions
@@ -20,16 +24,14 @@ WAIT_S = 15
 
 def worker_of(server: AsyncServer, keys: Keys, name: str, *periodic: Periodic) -> Worker:
     """Return a worker with one handler."""
-    return Worker(
-        server, keys, [FoldEffect(MetricsHandler())], periodic=periodic, options=WorkerOptions(name, record={})
-    )
+    return Worker(server, keys, [FoldEffect(MetricsHandler())], periodic=periodic, options=WorkerOptions(name))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; a test that waits in vain fails by its deadline."""
+    """Look again and again until something holds; a test that waits in vain fails by its deadline."""
     with anyio.fail_after(WAIT_S):
-        while not holds():
-            await anyio.lowlevel.checkpoint()
+        while not holds():  # noqa: ASYNC110 - what is waited for happens in Redis
+            await anyio.sleep(0.01)
 
 
 def held(worker: Worker) -> int:
@@ -81,26 +83,69 @@ async def test_partitions_that_are_added_are_found(server: AsyncServer, keys: Ke
         worker.stop()
 
 
-async def test_a_periodic_task_runs_in_one_worker_at_a_time(server: AsyncServer, keys: Keys) -> None:
-    """It stands under a lease like a unit, and moves when its worker leaves."""
-    runs: list[str] = []
+async def test_a_periodic_task_runs_in_one_worker_and_moves_when_that_one_leaves(
+    server: AsyncServer, keys: Keys
+) -> None:
+    """It stands under a lease like a unit."""
+    runs: dict[str, int] = {"w1": 0, "w2": 0}
 
     def task(name: str) -> Periodic:
         async def run() -> None:
-            runs.append(name)
+            runs[name] += 1
 
         return Periodic("alerts", 0.01, keys.alert_lease(), run)
 
-    first, second = worker_of(server, keys, "w1", task("w1")), worker_of(server, keys, "w2", task("w2"))
+    workers = {name: worker_of(server, keys, name, task(name)) for name in runs}
     async with anyio.create_task_group() as group:
-        group.start_soon(first.run)
-        await until(lambda: "w1" in runs)
-        group.start_soon(second.run)
-        await until(lambda: held(second) > 0)
-        assert set(runs) == {"w1"} or held(second) == 2
-        first.stop()
-        await until(lambda: "w2" in runs)
-        second.stop()
+        group.start_soon(workers["w1"].run)
+        await until(lambda: runs["w1"] > 0)
+        group.start_soon(workers["w2"].run)
+        await until(lambda: held(workers["w2"]) == 2)
+        holder = (await server.call("GET", keys.alert_lease())).decode()
+        other = "w2" if holder == "w1" else "w1"
+        workers[holder].stop()
+        before = runs[other]
+        await until(lambda: runs[other] > before)
+        workers[other].stop()
+
+
+async def test_workers_that_run_different_handlers_leave_no_unit_unread(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """A share is of those who run the same: one worker for metrics and one for cost each read every partition."""
+    pricer = Pricer(Catalogue(), PriceBook())
+    metrics = worker_of(server, keys, "w1")
+    cost = Worker(server, keys, [FoldEffect(CostHandler(pricer, "test", "none"))], options=WorkerOptions("w2"))
+    for number in range(4):
+        await append([UsageEvent(NOW_US)], partition=number)
+    async with anyio.create_task_group() as group:
+        for worker in (metrics, cost):
+            group.start_soon(worker.run)
+        await until(lambda: metrics.statistics().events == cost.statistics().events == 4)
+        for worker in (metrics, cost):
+            worker.stop()
+
+
+async def test_a_worker_with_one_older_recipe_carries_its_other_units(
+    server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It leaves that handler, says so, and goes on with the rest; told to, it takes over again."""
+    pricer = Pricer(Catalogue(), PriceBook())
+
+    def with_book(name: str, book: str, *, adopt: bool = False) -> Worker:
+        effects = [FoldEffect(MetricsHandler()), FoldEffect(CostHandler(pricer, "test", book))]
+        return Worker(server, keys, effects, options=WorkerOptions(name, adopt_recipe=adopt))
+
+    await with_book("old", "a").run_until_idle()
+    await with_book("new", "b").run_until_idle()
+    await append([UsageEvent(NOW_US)])
+    back = with_book("back", "a")
+    async with anyio.create_task_group() as group:
+        group.start_soon(back.run)
+        await until(lambda: back.statistics().events == 1 and "newer recipe" in caplog.text)
+        back.stop()
+    adopting = with_book("adopting", "a", adopt=True)
+    assert await adopting.run_until_idle() == 1
 
 
 async def test_a_script_flush_and_a_flushed_database_are_survived(
