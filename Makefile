@@ -4,19 +4,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format setup constraints clean
+.PHONY: demo test check bench format setup constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    real agent traffic through the whole pipeline, about half a minute after set-up"
 	@echo "make test    everything that checks the project: format, lint, types, import contracts, tests"
 	@echo "make check   the same without the tests"
+	@echo "make bench   measure, with the peers beside us, and write docs/benchmarks.md"
 
 demo: $(STAMP)
 	@$(BIN)/python -m examples.deckster.demo $(DEMO_ARGS)
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+# Every question of benchmarks/, with the peers beside us; about six minutes on a quiet machine.
+bench: $(STAMP)
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@set -e; for question in call loop_lag throughput memory import_time; do \
+		.venv-bench/bin/python -m benchmarks.$$question --save > /dev/null; done
+	@.venv-bench/bin/python -m benchmarks.write_up benchmarks/results.jsonl > docs/benchmarks.md.new
+	@mv docs/benchmarks.md.new docs/benchmarks.md
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -47,4 +57,4 @@ constraints:
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -148,14 +148,6 @@ class Server:
         except ScriptMissingError:
             return self.call(*_eval(script, keys, args))
 
-    def load(self, script: RunnableScript) -> None:
-        """Make the server know a script.
-
-        Raises:
-            SidestreamError: See `call`.
-        """
-        self.call("SCRIPT", "LOAD", script.text)
-
     def batch(self, commands: Sequence[Command]) -> list[Reply | SidestreamError]:
         """Send commands in one write and return a reply or an error for each.
 

@@ -10,8 +10,7 @@
     └── PermanentError            the same call can only fail again
         ├── RefusedError          the server refuses us (NOAUTH, NOPERM, WRONGTYPE, a wrong version)
         ├── SettingsError         a setting is wrong or unknown
-        ├── WireError             bytes that are no frame or no event
-        └── OverflowStateError    an increment would pass what an integer holds
+        └── WireError             bytes that are no frame or no event
 
 Each has a `code`: a word of low cardinality for counters and dead letters.
 """
@@ -86,9 +85,3 @@ class WireError(PermanentError):
     """Bytes that are no frame, or no event."""
 
     code = "wire"
-
-
-class OverflowStateError(PermanentError):
-    """An increment would pass the limit of a stored integer."""
-
-    code = "overflow"

@@ -148,13 +148,6 @@ class ErrorEvent(Struct, frozen=True, gc=False, omit_defaults=True, tag_field="e
 Event: TypeAlias = UsageEvent | OperationEvent | TransitionEvent | ErrorEvent
 """The four kinds; match on the class, `typing.assert_never` at the end."""
 
-EVENT_KINDS: dict[str, type[Event]] = {
-    "usage": UsageEvent,
-    "operation": OperationEvent,
-    "transition": TransitionEvent,
-    "error": ErrorEvent,
-}
-
 
 class Resource(Struct, frozen=True, omit_defaults=True):
     """Who speaks: once a frame, not once an event."""

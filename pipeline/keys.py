@@ -90,10 +90,6 @@ class Keys:
         """Return the keys of one partition's slot."""
         return PartitionKeys(f"{{{self.namespace}:{number:02d}}}", number)
 
-    def pattern(self) -> str:
-        """Return a SCAN pattern that matches every key of this namespace and no other's."""
-        return f"{{{self.namespace}:*"
-
 
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:

@@ -56,6 +56,7 @@ class Presence(Struct, frozen=True):
 
     `losses` names every way an event did not arrive: `shed:<kind>:<reason>`, `invalid:<kind>:<reason>` and `lost`
     (appended, and then lost by the server). `partitions` is the number its events were routed by, 0 before it knew.
+    `recovered` events of those appended were sent from its spool after its death: then a successor wrote this word.
     """
 
     producer: str
@@ -84,6 +85,7 @@ class Presence(Struct, frozen=True):
     last_error: str = ""
     open_operations: tuple[OpenOperation, ...] = ()
     closed: int = 0
+    recovered: int = 0
 
     def accounted(self) -> int:
         """Return the events whose place is known: equal to `offered`, or something vanished."""
@@ -96,12 +98,18 @@ class Presence(Struct, frozen=True):
 
 
 class PresenceWriter:
-    """Writes one producer's presence, over and over."""
+    """Writes one producer's presence, over and over.
 
-    def __init__(self, keys: Keys, producer: str) -> None:
+    Args:
+        keys: The namespace's.
+        producer: Whose it is.
+        revision: That of the last word so far; only later ones are stored.
+    """
+
+    def __init__(self, keys: Keys, producer: str, revision: int = 0) -> None:
         self._keys = keys
         self._producer = producer
-        self._revision = 0
+        self._revision = revision
         self._broker_ahead_s = 0.0
 
     def write(self, server: "Server", presence: Presence) -> int:
@@ -141,6 +149,16 @@ def _arguments(presence: Presence) -> "list[Arg]":
             value: object = getattr(presence, field)
             args += [field, value if isinstance(value, str | int) else msgspec.json.encode(value)]
     return args
+
+
+def read_last_word(server: "Server", keys: Keys, producer: str) -> tuple[Presence | None, int]:
+    """Return the last word of a producer, None where it has expired, and its revision.
+
+    Raises:
+        SidestreamError: See `pipeline.connection.Server.call`.
+    """
+    key = keys.presence(producer)
+    return parse_presence(server.call("HGETALL", key)), int(server.call("HGET", key, "revision") or 0)
 
 
 def parse_presence(reply: "Reply") -> Presence | None:

@@ -40,11 +40,6 @@ CONTEXT: ContextVar[Context] = ContextVar("sidestream_context", default=_EMPTY)
 RUN: ContextVar[RunContext] = ContextVar("sidestream_run", default=_NO_RUN)
 
 
-def current_context() -> Context:
-    """Return the context of the running task or thread."""
-    return CONTEXT.get()
-
-
 def enter_context(context: Context) -> Token[Context]:
     """Make `context` the current one; hand the token to `leave_context`."""
     return CONTEXT.set(context)

@@ -8,10 +8,14 @@ Keeps:
 - A frame whose answer did not come is `unknown` until a later try is answered OK or DUP.
 - No frame older than half the fence's memory is sent: the fence may have been forgotten, and a missing fence must
   prove a rollback.
+- Frames leave memory for the spool newest first and come back oldest first: what is sent is always the oldest.
 
 A frame that the server can never take (overlap, arguments) is set aside and stays `unknown`: another one with our
 identity may have stored its events, so neither "appended" nor "lost" would be honest. It takes a second producer
 under one id, or a changed script, to get there.
+
+Where there is a spool, the sealed frames are three runs, by ordinal: the window (in memory, on its way; it may be in
+the file too), then the parked (in the file alone), then those behind (in memory alone, until the file takes them).
 
 Decides only: no I/O, no clock.
 """
@@ -19,11 +23,15 @@ Decides only: no I/O, no clock.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pipeline.errors import RefusedError, ScriptMissingError, SidestreamError, UnknownOutcomeError
+from pipeline.keys import Keys
 from pipeline.presence import Acknowledged
-from pipeline.stream import FENCE_TTL_MS, Appended, SealedFrame
+from pipeline.stream import FENCE_TTL_MS, Appended, SealedFrame, append_command, parse_appended
+
+if TYPE_CHECKING:
+    from pipeline.connection import Command, Reply
 
 MAX_OUTSTANDING_FRAMES: Final = 64
 """Frames sealed and not acknowledged: 2.4 MB at a usual 76 bytes an event, and never more than 64 MB."""
@@ -46,6 +54,18 @@ class Sending:
     ordinal: int
     lost: int = 0
     unknown: bool = False
+    stored: bool = False
+    """Whether the spool's file has it."""
+
+
+@dataclass(slots=True)
+class _Parked:
+    """Frames that the spool alone holds: the ordinals `first` to `last`."""
+
+    first: int
+    last: int
+    frames: int = 0
+    events: int = 0
 
 
 @dataclass(slots=True)
@@ -54,7 +74,8 @@ class _Lane:
 
     next_seq: int = 0
     acknowledged: int = 0
-    used_at_s: float = 0.0
+    touched_at_s: float = 0.0
+    """When the fence was last known to be touched; at first, when the first frame was sealed."""
     frames: deque[Sending] = field(default_factory=deque[Sending])
 
 
@@ -66,6 +87,7 @@ class Outcome:
     lost: int = 0
     trouble: SidestreamError | None = None
     set_aside: str = ""
+    refused: list[Sending] = field(default_factory=list[Sending])
 
 
 class Delivery:
@@ -74,44 +96,68 @@ class Delivery:
     Args:
         producer: The id.
         after: The number of the last frame of the id before this one; frames are numbered through.
+        age_s: How old a frame may be and still be sent.
     """
 
-    def __init__(self, producer: str, after: int = 0) -> None:
+    def __init__(self, producer: str, after: int = 0, age_s: float = FRAME_AGE_S) -> None:
         self.producer = producer
         self.need_text = False
+        self._age_s = age_s
+        self._parked: _Parked | None = None
+        self._behind: deque[Sending] = deque()
         self._lanes: dict[int, _Lane] = {}
         self._ordinal = after
         self._abandoned = 0
 
     def seal(self, partition: int, count: int, codec: str, body: bytes, now_s: float) -> None:
         """Give a frame its sequences."""
-        lane = self._lanes.setdefault(partition, _Lane())
+        lane = self._lanes.get(partition)
+        if lane is None:
+            lane = self._lanes[partition] = _Lane(touched_at_s=now_s)
         frame = SealedFrame(partition, self.producer, lane.next_seq, count, codec, body)
         lane.next_seq = frame.next_seq
-        lane.used_at_s = now_s
         self._ordinal += 1
-        lane.frames.append(Sending(frame, now_s, self._ordinal))
+        sending = Sending(frame, now_s, self._ordinal)
+        if self._parked is not None or self._behind or self._in_window() >= MAX_OUTSTANDING_FRAMES:
+            self._behind.append(sending)
+        else:
+            lane.frames.append(sending)
 
     def stale(self, now_s: float) -> bool:
-        """Return whether a partition was silent for so long that its fence may soon be forgotten."""
-        return any(now_s - lane.used_at_s > FRAME_AGE_S for lane in self._lanes.values())
+        """Return whether a partition's fence was left alone for so long that it may soon be forgotten.
+
+        Appending alone touches the fence: frames that are sealed and kept do not.
+        """
+        return any(now_s - lane.touched_at_s > FRAME_AGE_S for lane in self._lanes.values())
 
     def room(self) -> int:
-        """Return how many more frames may be sealed."""
-        return max(0, MAX_OUTSTANDING_FRAMES - self.outstanding_frames())
+        """Return how many more frames may be sealed and kept in memory."""
+        return max(0, MAX_OUTSTANDING_FRAMES - self._in_window() - len(self._behind))
+
+    def _in_window(self) -> int:
+        return sum(len(lane.frames) for lane in self._lanes.values())
+
+    def _in_memory(self) -> list[Sending]:
+        window = [sending for lane in self._lanes.values() for sending in lane.frames]
+        return [*window, *self._behind]
 
     def outstanding_frames(self) -> int:
         """Return frames sealed and not acknowledged."""
-        return sum(len(lane.frames) for lane in self._lanes.values())
+        parked = self._parked.frames if self._parked is not None else 0
+        return self._in_window() + parked + len(self._behind)
 
     def in_flight(self) -> int:
-        """Return events sealed, and known not to be appended yet."""
-        return sum(s.frame.count for lane in self._lanes.values() for s in lane.frames if not s.unknown)
+        """Return events sealed, in memory alone, and known not to be appended yet."""
+        return sum(s.frame.count for s in self._in_memory() if not s.unknown and not s.stored)
+
+    def spooled(self) -> int:
+        """Return events that are in the spool's file, and known not to be appended yet."""
+        parked = self._parked.events if self._parked is not None else 0
+        return parked + sum(s.frame.count for s in self._in_memory() if s.stored and not s.unknown)
 
     def unknown(self) -> int:
         """Return events that may or may not be appended."""
-        sent = sum(s.frame.count for lane in self._lanes.values() for s in lane.frames if s.unknown)
-        return sent + self._abandoned
+        return sum(s.frame.count for s in self._in_memory() if s.unknown) + self._abandoned
 
     def last_sealed(self) -> int:
         """Return the number of the frame sealed last, counted from 1."""
@@ -120,7 +166,16 @@ class Delivery:
     def acknowledged_to(self) -> int:
         """Return the number up to which every frame has been acknowledged or set aside."""
         waiting = [lane.frames[0].ordinal for lane in self._lanes.values() if lane.frames]
+        if self._parked is not None:
+            waiting.append(self._parked.first)
+        if self._behind:
+            waiting.append(self._behind[0].ordinal)
         return min(waiting) - 1 if waiting else self._ordinal
+
+    def safe_to(self) -> int:
+        """Return the number up to which every frame is acknowledged, set aside, or in the spool's file."""
+        unsafe = self.unstored()
+        return unsafe[0].ordinal - 1 if unsafe else self._ordinal
 
     def acknowledged(self) -> Mapping[int, Acknowledged]:
         """Return, by partition, what is known of its fence."""
@@ -148,7 +203,7 @@ class Delivery:
                 sending.unknown = True
         return Outcome(trouble=error)
 
-    def answered(self, sent: Sequence[Sending], answers: Sequence[Answer]) -> Outcome:
+    def answered(self, sent: Sequence[Sending], answers: Sequence[Answer], now_s: float = 0.0) -> Outcome:
         """Take note of the answers to a batch, one for each frame."""
         outcome = Outcome()
         self.need_text = any(isinstance(answer, ScriptMissingError) for answer in answers)
@@ -158,6 +213,7 @@ class Delivery:
             match answer:
                 case Appended(answer="OK" | "DUP"):
                     self._acknowledge(lane, sending, outcome)
+                    lane.touched_at_s = max(lane.touched_at_s, now_s)
                 case Appended(answer="GAP", next_seq=next_seq):
                     sending.lost = sending.frame.first_seq - next_seq if oldest else 0
                 case Appended():
@@ -166,6 +222,7 @@ class Delivery:
                     self._set_aside(lane, sending, outcome, str(answer))
                 case _:
                     outcome.trouble = outcome.trouble or answer
+        self._move_up()
         return outcome
 
     def _acknowledge(self, lane: _Lane, sending: Sending, outcome: Outcome) -> None:
@@ -178,12 +235,107 @@ class Delivery:
         lane.frames.remove(sending)
         self._abandoned += sending.frame.count
         outcome.set_aside = why
+        outcome.refused.append(sending)
 
-    def expire(self, now_s: float) -> int:
-        """Set frames aside that are too old to be sent; return their events."""
-        gone = 0
+    def expire(self, now_s: float) -> list[Sending]:
+        """Set frames aside that are too old to be sent, and return them; those parked are looked at as they return."""
+        gone: list[Sending] = []
         for lane in self._lanes.values():
-            while lane.frames and now_s - lane.frames[0].sealed_at_s > FRAME_AGE_S:
-                gone += lane.frames.popleft().frame.count
-        self._abandoned += gone
+            while lane.frames and now_s - lane.frames[0].sealed_at_s > self._age_s:
+                gone.append(lane.frames.popleft())
+        self._abandoned += sum(sending.frame.count for sending in gone)
+        self._move_up()
         return gone
+
+    # The spool
+
+    def unstored(self) -> list[Sending]:
+        """Return the frames that the spool's file has not got, oldest first."""
+        return sorted((s for s in self._in_memory() if not s.stored), key=lambda sending: sending.ordinal)
+
+    def stored(self, sendings: Sequence[Sending]) -> None:
+        """Take note that the file has these, the oldest of `unstored`; those behind the window leave memory."""
+        for sending in sendings:
+            sending.stored = True
+        while self._behind and self._behind[0].stored:
+            self._park(self._behind.popleft())
+
+    def _park(self, sending: Sending) -> None:
+        if self._parked is None:
+            self._parked = _Parked(sending.ordinal, sending.ordinal)
+        self._parked.last = sending.ordinal
+        self._parked.frames += 1
+        self._parked.events += sending.frame.count
+
+    def inherit(self, first: int, last: int, frames: int, events: int) -> None:
+        """Take over the frames of a file that another process left, as if they had been parked here."""
+        self._ordinal = last
+        self._parked = _Parked(first, last, frames, events) if frames else None
+
+    def wanted(self) -> tuple[int, int] | None:
+        """Return the ordinal to read the file from and how many frames, None while the window has enough."""
+        room = MAX_OUTSTANDING_FRAMES - self._in_window()
+        if self._parked is None or room < MAX_OUTSTANDING_FRAMES // 2:
+            return None
+        return self._parked.first, room
+
+    def admit(self, sendings: Sequence[Sending]) -> int:
+        """Take parked frames back, the next in order; return the events of those that the file should have had.
+
+        None at all means that the file has no more.
+        """
+        parked = self._parked
+        if parked is None:
+            return 0
+        for sending in sendings:
+            lane = self._lanes.setdefault(sending.frame.partition, _Lane())
+            lane.next_seq = max(lane.next_seq, sending.frame.next_seq)
+            lane.frames.append(sending)
+            parked.frames -= 1
+            parked.events -= sending.frame.count
+            parked.first = sending.ordinal + 1
+        if sendings and parked.first <= parked.last:
+            return 0
+        self._parked = None
+        missing = max(0, parked.events)
+        self._abandoned += missing
+        self._move_up()
+        return missing
+
+    def _move_up(self) -> None:
+        """Let those behind into the window, where nothing parked stands before them."""
+        while self._parked is None and self._behind and self._in_window() < MAX_OUTSTANDING_FRAMES:
+            sending = self._behind.popleft()
+            self._lanes[sending.frame.partition].frames.append(sending)
+
+    def stored_totals(self) -> tuple[int, int, float]:
+        """Return frames and events that the file has and that are not acknowledged, and when the oldest was sealed."""
+        held = [s for s in self._in_memory() if s.stored]
+        parked = self._parked or _Parked(0, 0)
+        oldest_s = min((s.sealed_at_s for s in held), default=0.0)
+        return parked.frames + len(held), parked.events + sum(s.frame.count for s in held), oldest_s
+
+    def forget_stored(self) -> None:
+        """Take note that the spool's file can no longer be relied on: what memory holds, memory alone holds."""
+        for sending in self._in_memory():
+            sending.stored = False
+
+
+def append_commands(delivery: Delivery, keys: Keys, sendings: Sequence[Sending]) -> "list[Command]":
+    """Return the commands that send these frames in one write."""
+    return [
+        append_command(
+            keys.partition(s.frame.partition), s.frame, lost=s.lost, by_text=delivery.need_text and index == 0
+        )
+        for index, s in enumerate(sendings)
+    ]
+
+
+def as_answer(reply: "Reply | SidestreamError") -> Answer:
+    """Read one reply to `append_commands`."""
+    if isinstance(reply, SidestreamError):
+        return reply
+    try:
+        return parse_appended(reply)
+    except RefusedError as error:
+        return RefusedError(str(error), code="bad_frame")

@@ -1,14 +1,18 @@
 """The account of one producer's events: where each one is.
 
-Keeps: at each snapshot `offered = invalid + shed + buffered + in flight + unknown + appended`, every term counted on
-its own where it happens; none is computed from the others.
+Keeps: at each snapshot `offered = invalid + shed + buffered + spooled + in flight + unknown + appended`, every term
+counted on its own where it happens; none is computed from the others.
 """
 
 import itertools
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
+
+LOG: Final = logging.getLogger("sidestream")
 
 STUCK_S: Final = 5.0
 """How long a difference stands before it is put down to calls that an asynchronous exception ended half-way."""
@@ -16,7 +20,7 @@ STUCK_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Events by where they are; `spooled` is 0 as long as there is no spool."""
+    """Events by where they are; `spooled` ones are in the spool's file, and known not to be appended yet."""
 
     offered: int = 0
     invalid: int = 0
@@ -67,6 +71,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.offered = OfferCounter()
+        self.spooled = 0
         self.in_flight = 0
         self.unknown = 0
         self.appended = 0
@@ -80,13 +85,17 @@ class Ledger:
         """Count events that were refused at the buffer."""
         self._lose(("shed", kind, reason), events)
 
-    def invalid(self, kind: str, reason: str, events: int = 1) -> None:
-        """Count events that can never be stored."""
-        self._lose(("invalid", kind, reason), events)
+    def invalid(self, kind: str, reason: str, events: int = 1, *, why: str = "") -> None:
+        """Count events that can never be stored; say `why` the first time, or which exception is being handled."""
+        if self._lose(("invalid", kind, reason), events):
+            LOG.warning("telemetry refuses a call as invalid (%s, %s): %s", kind, reason, why or sys.exception())
 
-    def _lose(self, what: tuple[str, str, str], events: int) -> None:
+    def _lose(self, what: tuple[str, str, str], events: int) -> bool:
+        """Count a loss; return whether it is the first of its kind."""
         with self._lock:
-            self._losses[what] = self._losses.get(what, 0) + events
+            before = self._losses.get(what, 0)
+            self._losses[what] = before + events
+        return before == 0
 
     def counts(self, buffered: int) -> Counts:
         """Return the terms as they stand; they agree only when no call is under way (see `settled`)."""
@@ -102,6 +111,7 @@ class Ledger:
             invalid=by_fate["invalid"],
             shed=by_fate["shed"],
             buffered=buffered,
+            spooled=self.spooled,
             in_flight=self.in_flight,
             unknown=self.unknown,
             appended=self.appended,

@@ -133,7 +133,15 @@ class Publisher:
                 self._lock.wait_for(lambda: waiter.done, max(0.0, deadline_s - time.monotonic()))
             finally:
                 self._waiters.remove(waiter)
-        return waiter.done and waiter.clean
+        return (waiter.done and waiter.clean) or self._is_spooled(waiter)
+
+    def _is_spooled(self, waiter: _Waiter) -> bool:
+        """Return whether what was waited for is appended, or in the spool's file, from which a successor sends it."""
+        with self._lock:
+            shipper = self._shipper
+            if shipper is None or shipper.taken < waiter.target or shipper.set_aside != waiter.set_aside:
+                return False
+            return shipper.spooled_to() >= (waiter.ordinal or shipper.delivery.last_sealed())
 
     def close(self, timeout_s: float) -> bool:
         """Flush, write the last presence and end the thread; return whether everything was appended in time."""
@@ -147,7 +155,8 @@ class Publisher:
         if not clean:
             left = self.statistics()
             LOG.error(
-                "telemetry closes before everything was appended",
+                "telemetry closes before everything was appended: %d events are left",
+                left.buffered + left.in_flight + left.unknown,
                 extra={"buffered": left.buffered, "in_flight": left.in_flight, "unknown": left.unknown},
             )
         return clean
@@ -194,6 +203,6 @@ class Publisher:
             for waiter in self._waiters:
                 if waiter.ordinal is None and shipper.taken >= waiter.target:
                     waiter.ordinal = shipper.delivery.last_sealed()
-                if waiter.ordinal is not None and shipper.delivery.acknowledged_to() >= waiter.ordinal:
+                if waiter.ordinal is not None and shipper.safe_to() >= waiter.ordinal:
                     waiter.done, waiter.clean = True, shipper.set_aside == waiter.set_aside
             self._lock.notify_all()

@@ -14,7 +14,7 @@ import msgspec
 import zstandard
 
 from pipeline import limits
-from pipeline.events import Event, Resource, check_event
+from pipeline.events import Event, Origin, Resource, check_event
 from pipeline.wire import Body, Codec, FrameEncoder
 from producers.buffer import KINDS
 
@@ -32,17 +32,23 @@ class Encoded:
 
 @dataclass(slots=True)
 class Sealed:
-    """What became of a batch: bodies in order, and the kinds of the events that were no events, with the reason."""
+    """What became of a batch: bodies in order, and of what was no event its kind, the reason in a word, and in full."""
 
     bodies: list[Encoded] = field(default_factory=list[Encoded])
-    invalid: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    invalid: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
 
 class Sealer:
-    """Encodes and proves; one a thread, for its compressor must not be shared."""
+    """Encodes and proves; one a thread, for its compressor must not be shared.
 
-    def __init__(self, resource: Resource, codec: Codec) -> None:
-        self._encoder = FrameEncoder(resource, codec=codec)
+    Args:
+        resource: Who speaks.
+        codec: How bodies are written.
+        origin: `spooled` for frames that are sealed while Redis is away: their bytes never change afterwards.
+    """
+
+    def __init__(self, resource: Resource, codec: Codec, origin: Origin = "live") -> None:
+        self._encoder = FrameEncoder(resource, origin=origin, codec=codec)
         self._zstd = zstandard.ZstdDecompressor()
         self._msgpack = msgspec.msgpack.Decoder(Body)
         self._json = msgspec.json.Decoder(Body)
@@ -77,7 +83,7 @@ class Sealer:
 
     def _halve(self, events: list[Event], sealed: Sealed, reason: str) -> None:
         if len(events) == 1:
-            sealed.invalid.append((KINDS[type(events[0])], reason))
+            sealed.invalid.append((KINDS[type(events[0])], reason, "the event alone is larger than a frame may be"))
             return
         middle = len(events) // 2
         self._seal(events[:middle], sealed, checked=True)
@@ -99,6 +105,6 @@ def _checked(events: list[Event], sealed: Sealed) -> list[Event]:
     for event in events:
         try:
             good.append(check_event(event))
-        except _UNWRITABLE:
-            sealed.invalid.append((KINDS[type(event)], "arguments"))
+        except _UNWRITABLE as error:
+            sealed.invalid.append((KINDS[type(event)], "arguments", str(error)))
     return good

@@ -10,6 +10,7 @@ Keeps:
 
 import atexit
 import dataclasses
+import importlib
 import itertools
 import os
 import socket
@@ -122,7 +123,9 @@ class Telemetry:
         """Switch it on with these settings; one that is on already is closed first."""
         # Here and not on the publisher's thread: an import under way there would break in a child forked meanwhile, and
         # cannot be begun when the interpreter ends.
-        import producers.shipping  # noqa: F401, PLC0415 - not before somebody publishes
+        importlib.import_module("producers.shipping")
+        if settings.spool_dir:
+            importlib.import_module("producers.spool_recovery")  # SQLite is for those who spool
 
         self.close()
         self._settings = settings
@@ -216,7 +219,8 @@ class Telemetry:
         try:
             self._count()
             if details or (
-                len(agent) + len(model) + len(provider) + len(response_model) + len(finish_reason) > MAX_EVENT_CHARS
+                len(agent) + len(model) + len(provider) + len(response_model) + len(finish_reason) + len(status)
+                > MAX_EVENT_CHARS
             ):
                 return self._usage_in_full(
                     (agent, model, input_tokens, output_tokens, duration_us, ttft_us, provider, response_model),
@@ -504,11 +508,11 @@ class Telemetry:
 
     async def aflush(self, timeout_s: float | None = None) -> bool:
         """Do what `flush` does, without holding up the event loop."""
-        return await _in_thread(lambda: self.flush(timeout_s))
+        return await _in_thread(self.flush, self._settings.close_timeout_s if timeout_s is None else timeout_s)
 
     async def aclose(self, timeout_s: float | None = None) -> bool:
         """Do what `close` does, without holding up the event loop."""
-        return await _in_thread(lambda: self.close(timeout_s))
+        return await _in_thread(self.close, self._settings.close_timeout_s if timeout_s is None else timeout_s)
 
     def statistics(self) -> Counts:
         """Return where this process's events are: one snapshot whose terms add up."""
@@ -523,12 +527,16 @@ def _instance_of_this_process(settings: PublishSettings) -> PublishSettings:
     return dataclasses.replace(settings, resource=msgspec.structs.replace(settings.resource, instance=here))
 
 
-async def _in_thread(call: Callable[[], bool]) -> bool:
+async def _in_thread(call: Callable[[float], bool], timeout_s: float) -> bool:
+    # The time runs from here: the first import, and the wait for a thread, are part of it.
+    deadline_s = time.monotonic() + timeout_s
     import anyio  # noqa: PLC0415 - only those who await pay for it
     import anyio.to_thread  # noqa: PLC0415
 
     # A limiter of our own: the application may have taken every thread of the common one.
-    return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    return await anyio.to_thread.run_sync(
+        lambda: call(max(0.0, deadline_s - time.monotonic())), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+    )
 
 
 def _about(details: UsageDetails | EventDetails) -> dict[str, object]:

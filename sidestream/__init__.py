@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import SettingsError, SidestreamError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from producers.asgi import App
+from producers.asgi import DrainMiddleware as _DrainMiddleware
 from producers.telemetry import Telemetry
 from sidestream.settings import load_settings
 
@@ -76,6 +78,9 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
     buffer_events: int | None = None,
     codec: str | None = None,
     close_timeout_s: float | None = None,
+    spool_dir: str | None = None,
+    spool_bytes: int | None = None,
+    spool_fsync: str | None = None,
     enabled: bool | None = None,
 ) -> Telemetry:
     """Switch the process's telemetry on, and return it.
@@ -94,6 +99,9 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         buffer_events: Events held at most while Redis is slow or away (100-10,000,000).
         codec: `mz` or `json`.
         close_timeout_s: Seconds that closing waits for Redis (0-300).
+        spool_dir: Folder on a local disk for what Redis has not got yet; by default there is no spool.
+        spool_bytes: What it may take there a process (256 KiB to 1 TiB).
+        spool_fsync: `always` or `interval`.
         enabled: False leaves it switched off.
 
     Raises:
@@ -110,6 +118,9 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         "buffer_events": buffer_events,
         "codec": codec,
         "close_timeout_s": close_timeout_s,
+        "spool_dir": spool_dir,
+        "spool_bytes": spool_bytes,
+        "spool_fsync": spool_fsync,
         "enabled": enabled,
     }
     settings = load_settings({name: value for name, value in given.items() if value is not None})
@@ -172,6 +183,28 @@ def instrument_pydantic_ai() -> bool:
     return instrument(_default)
 
 
+class DrainMiddleware(_DrainMiddleware):
+    """ASGI middleware: publishes what is buffered, and says goodbye, at the lifespan's shutdown.
+
+    Args:
+        app: The application, with a lifespan of its own or without.
+        timeout_s: Seconds the shutdown may wait for Redis; by default the setting `close_timeout_s`.
+    """
+
+    def __init__(self, app: App, timeout_s: float | None = None) -> None:
+        super().__init__(app, _default, timeout_s)
+
+
+def instrument_celery() -> bool:
+    """Publish what is buffered when a Celery worker ends or recycles a process; return whether that is arranged."""
+    try:
+        from producers.celery import instrument  # noqa: PLC0415 - only for those who call it
+    except ImportError as missing:
+        _LOG.warning("celery cannot be observed", extra={"error": str(missing)})
+        return False
+    return instrument(_default)
+
+
 def estimate_token_cost(model: str, input_tokens: int, output_tokens: int) -> float:
     """Return dollars for the tokens at today's price; NaN when the price is not known, for that is not 0."""
     try:
@@ -185,6 +218,7 @@ def estimate_token_cost(model: str, input_tokens: int, output_tokens: int) -> fl
 
 
 __all__ = [
+    "DrainMiddleware",
     "ErrorEvent",
     "Event",
     "OperationEvent",
@@ -203,6 +237,7 @@ __all__ = [
     "error",
     "estimate_token_cost",
     "flush",
+    "instrument_celery",
     "instrument_pydantic_ai",
     "is_configured",
     "operation",

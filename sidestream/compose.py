@@ -69,7 +69,7 @@ def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effec
         return []
     settings = from_environ(environ)
     if settings is None:
-        log.warning("Export is off; everything else runs", extra={"reason": off_reason(environ)})
+        log.info("Export is off; everything else runs", extra={"reason": off_reason(environ)})
         return []
     log.info("Export is on", extra={"endpoint": settings.endpoint, "sample_rate": settings.sample_rate})
     pricer = _pricer()

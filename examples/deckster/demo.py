@@ -42,7 +42,7 @@ from sidestream.compose import fold_effects
 from sidestream.embedded import EmbeddedError, hold
 
 RULES: Final = Path(__file__).parent / "rules.toml"
-SETTLE_S: Final = 25.0
+SETTLE_S: Final = 40.0
 """How long the last events, and the last alert, may take to settle."""
 
 SESSIONS: Final = 40
@@ -80,6 +80,7 @@ class Scene:
     keys: Keys
     receiver: Actor | None = None
     ledger: ClientLedger | None = None
+    incidents_told: int = 0
 
     async def partitions(self) -> int:
         """Return the namespace's number of partitions."""
@@ -164,11 +165,10 @@ async def _play(scene: Scene, port: int) -> None:
 
 async def _watch(scene: Scene) -> None:
     started = time.monotonic()
-    firing: set[str] = set()
     while True:
         await anyio.sleep(2)
         scene.stage.check()
-        firing = await _tell_alerts(scene, firing)
+        await _tell_alerts(scene)
         report = await _report(scene)
         heard = scene.ledger or empty_ledger()
         scene.out.print(
@@ -180,38 +180,48 @@ async def _watch(scene: Scene) -> None:
 
 async def _report(scene: Scene) -> Report:
     now_s = int(time.time())
-    return await read_report(scene.server, scene.keys, since_s=now_s - 3600, until_s=None, by="agent", now_s=now_s)
+    since_s = now_s - 3600
+    return await read_report(scene.server, scene.keys, since_s=since_s, until_s=None, by="agent", now_s=now_s)
 
 
-async def _tell_alerts(scene: Scene, before: set[str]) -> set[str]:
-    rows = await read_alerts(scene.server, scene.keys)
-    firing = {row.rule for row in rows if row.status == "firing"}
-    for name in sorted(firing - before):
-        scene.out.print(f"         alert fires: {name}", style="bold red")
-    for name in sorted(before - firing):
-        scene.out.print(f"         alert resolved: {name}", style="bold green")
-    return firing
+async def _tell_alerts(scene: Scene) -> None:
+    """Print what fired and resolved since the last look; from the incidents, so that none is missed between two."""
+    incidents = sorted(await read_incidents(scene.server, scene.keys), key=lambda incident: incident.at_ms)
+    for incident in incidents[scene.incidents_told :]:
+        fires = incident.transition.to == "firing"
+        sentence = f"         alert {'fires' if fires else 'resolved'}: {incident.transition.rule}"
+        scene.out.print(sentence, style="bold red" if fires else "bold green", markup=False)
+    scene.incidents_told = len(incidents)
 
 
 async def _settle(scene: Scene) -> list[str]:
-    """Wait until everything is counted and no alert fires; return what is not so."""
-    firing = {row.rule for row in await read_alerts(scene.server, scene.keys) if row.status == "firing"}
+    """Wait until everything is counted and the alerts have come to rest; return what is not so."""
     findings: list[str] = []
     if not await _until(scene, _all_counted, SETTLE_S):
         findings.append("not every event was counted in time")
-    deadline = time.monotonic() + SETTLE_S
-    while firing and time.monotonic() < deadline:
+    ends_at_s = time.time()
+    while not await _alerts_are_at_rest(scene, ends_at_s) and time.time() < ends_at_s + SETTLE_S:
         await anyio.sleep(0.5)
-        firing = await _tell_alerts(scene, firing)
-    incidents = await read_incidents(scene.server, scene.keys)
-    fired = {incident.transition.rule for incident in incidents if incident.transition.to == "firing"}
-    if not fired and scene.options.is_default_size:
-        findings.append("no alert fired")
-    elif not fired:
-        _say(scene, "No alert fired: the rules are made for the default number of visitors and seconds")
-    if firing:
-        findings.append(f"an alert did not resolve: {', '.join(sorted(firing))}")
+        await _tell_alerts(scene)
+    await _tell_alerts(scene)
+    fired = {incident.transition.rule for incident in await read_incidents(scene.server, scene.keys)}
+    rows = await read_alerts(scene.server, scene.keys)
+    findings += [f"alert {row.rule} did not resolve" for row in rows if row.status == "firing"]
+    silent = sorted({row.rule for row in rows} - fired)
+    if silent and scene.options.is_default_size:
+        findings.append(f"alert {', '.join(silent)} did not fire")
+    elif silent:
+        _say(scene, "Not every alert fired: the rules are made for the default number of visitors and seconds")
     return findings
+
+
+async def _alerts_are_at_rest(scene: Scene, ended_s: float) -> bool:
+    """Return whether every rule has fired and resolved, or has looked at the windows up to the end and one beyond."""
+    rows = await read_alerts(scene.server, scene.keys)
+    fired = {incident.transition.rule for incident in await read_incidents(scene.server, scene.keys)}
+    return all(
+        row.status != "firing" and (row.rule in fired or row.watermark_s >= ended_s + 2 * row.window_s) for row in rows
+    )
 
 
 def _all_counted(status: Status) -> bool:

@@ -85,6 +85,6 @@ def instant(time_s: float) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S" if at.second else "%Y-%m-%d %H:%M")
 
 
-def counted(number: int, singular: str) -> str:
+def counted(number: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun: 1 event, 2,000 events."""
-    return f"{number:,} {singular}{'' if number == 1 else 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -138,8 +138,9 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def console() -> Console:
-    """Return a console for standard output: colours and the terminal's width where there is a terminal."""
-    return Console(soft_wrap=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Return a console for standard output: colours and the terminal's width where there is one, else 120 columns."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(soft_wrap=False, highlight=False, width=None if known else 120)
 
 
 def print_json(document: bytes) -> None:

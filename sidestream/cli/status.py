@@ -11,7 +11,9 @@ from consumers.alerts.store import AlertRow, read_alerts
 from consumers.views.accounting import UnitAccount
 from consumers.views.status import ProducerStatus, Status, WorkerPresence, read_status
 from pipeline.keys import LIVE_VERSION
+from pipeline.presence import Presence
 from sidestream.cli.alerts import rules_table
+from sidestream.cli.human import counted, harmless
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -26,6 +28,9 @@ from sidestream.cli.session import (
 )
 
 SCHEMA = "sidestream.status/1"
+
+WIDE = 100
+"""Columns from which on there is room for cursors."""
 
 
 def status(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
@@ -63,14 +68,19 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
         out.print("Its AOF is off: what was appended is lost when the server crashes.", style="yellow")
     _section(out, "Producers", _producers(found.producers), "None yet: an application publishes after configure().")
     _section(out, "Workers", _workers(found.workers), "None is alive: start one with `sidestream worker`.")
-    _section(out, "Handlers", _handlers(found.accounts), "None is declared yet: a worker declares them.")
+    _section(
+        out,
+        "Handlers",
+        _handlers(found.accounts, wide=out.width >= WIDE),
+        "None is declared yet: a worker declares them.",
+    )
     _section(out, "Alerts", rules_table(alerts), "")
     out.print()
     if found.broken:
         for broken in found.broken:
             out.print(f"Broken: {broken.where}: {broken.what}", style="bold red", markup=False)
     else:
-        out.print("Every event is accounted for.", style="green")
+        out.print(_verdict(found), style="green")
 
 
 def _section(out: Console, title: str, table: Table, empty: str) -> None:
@@ -91,26 +101,41 @@ def _table(*columns: str) -> Table:
 
 
 def _producers(producers: Sequence[ProducerStatus]) -> Table:
+    """Return one row for each producer that lives or died, and one a service for those that said goodbye."""
     table = _table("SERVICE", "INSTANCE", "LIFE", "#OFFERED", "#APPENDED", "#WAITING", "#SHED", "#INVALID", "#LOST")
+    closed: dict[str, list[Presence]] = {}
     for producer in producers:
-        last = producer.presence
+        if producer.life == "closed" and not producer.at_risk:
+            closed.setdefault(_service(producer.presence), []).append(producer.presence)
+            continue
         life = producer.life
         if life == "silent":
             life = f"silent for {producer.silent_ms // 1000} s, {producer.at_risk} at risk"
-        elif life == "recovered":
-            life = f"died, {last.recovered} recovered, {producer.at_risk} at risk"
-        if last.spooled and producer.life != "alive":
-            life += f", {last.spooled} in its spool on {last.host or 'its machine'}"
-        waiting = last.buffered + last.spooled + last.in_flight + last.unknown
-        numbers = (last.offered, last.appended, waiting, last.shed, last.invalid, last.lost)
-        table.add_row(
-            Text(f"{last.service or '-'} {last.version}"),
-            Text(last.instance),
-            life,
-            *(f"{number:,}" for number in numbers),
-            style="red" if producer.at_risk else "dim" if life == "closed" else "",
+        style = "red" if producer.at_risk else ""
+        _add_producers(
+            table, (_service(producer.presence), producer.presence.instance, life), [producer.presence], style
         )
+    for service, presences in closed.items():
+        _add_producers(table, (service, counted(len(presences), "process", "processes"), "closed"), presences, "dim")
     return table
+
+
+def _service(presence: Presence) -> str:
+    return f"{presence.service or '-'} {presence.version}".rstrip()
+
+
+def _add_producers(table: Table, about: tuple[str, str, str], presences: Sequence[Presence], style: str) -> None:
+    service, instance, life = about
+    numbers = (
+        sum(last.offered for last in presences),
+        sum(last.appended for last in presences),
+        sum(last.buffered + last.spooled + last.in_flight + last.unknown for last in presences),
+        sum(last.shed for last in presences),
+        sum(last.invalid for last in presences),
+        sum(last.lost for last in presences),
+    )
+    shown_numbers = [f"{number:,}" for number in numbers]
+    table.add_row(Text(harmless(service)), Text(harmless(instance)), life, *shown_numbers, style=style)
 
 
 def _workers(workers: Sequence[WorkerPresence]) -> Table:
@@ -120,27 +145,45 @@ def _workers(workers: Sequence[WorkerPresence]) -> Table:
     return table
 
 
-def _handlers(accounts: Sequence[UnitAccount]) -> Table:
+def _handlers(accounts: Sequence[UnitAccount], *, wide: bool) -> Table:
+    cursor = ["CURSOR"] if wide else []
     table = _table(
-        "HANDLER", "#PARTITION", "CURSOR", "#COMMITTED", "#DEAD", "#SKIPPED", "#OUTSTANDING", "#LAG", "BALANCE"
+        "HANDLER", "#PARTITION", *cursor, "#COMMITTED", "#DEAD", "#SKIPPED", "#FOREIGN", "#UNREAD", "#LAG", "BALANCE"
     )
     for account in sorted(accounts, key=lambda row: (row.version, row.handler, row.partition)):
         name = account.handler if account.version == LIVE_VERSION else f"{account.handler} (replay)"
-        outstanding = f"{account.outstanding:,}{'+' if account.outstanding_at_least else ''}"
+        place = account.cursor_id + (f" event {account.cursor_index}" if account.cursor_index else "")
         balance = "-" if account.outstanding_at_least else "ok" if account.balance() == 0 else "BROKEN"
         table.add_row(
             name,
             str(account.partition),
-            account.cursor_id + (f" event {account.cursor_index}" if account.cursor_index else ""),
+            *([place] if wide else []),
             f"{account.committed:,}",
             f"{account.dead:,}",
             f"{account.skipped:,}",
-            outstanding,
+            f"{account.foreign + account.outstanding_foreign:,}",
+            f"{account.outstanding:,}{'+' if account.outstanding_at_least else ''}",
             "unknown" if account.lag is None else f"{account.lag:,}",
             balance,
             style="bold red" if balance == "BROKEN" else "",
         )
     return table
+
+
+def _verdict(found: Status) -> str:
+    """Say that all is accounted for, and what of it did not become a figure."""
+    dead = max(
+        (sum(a.dead for a in found.accounts if a.handler == name) for name in {a.handler for a in found.accounts}),
+        default=0,
+    )
+    asides = [
+        (dead, "dead-lettered"),
+        (sum(producer.presence.shed for producer in found.producers), "shed"),
+        (sum(producer.presence.invalid for producer in found.producers), "refused as invalid"),
+        (sum(producer.at_risk for producer in found.producers), "at risk with producers that are gone"),
+    ]
+    said = [f"{number:,} {what}" for number, what in asides if number]
+    return "Every event is accounted for" + (f": {', '.join(said)}." if said else ".")
 
 
 def _size(size_bytes: int) -> str:

@@ -1,5 +1,6 @@
 """`sidestream worker`: consume, until SIGTERM or Ctrl-C."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from sidestream.compose import HANDLERS, fold_effects, parse_handlers, periodic_
 from sidestream.settings import CONFIG_VARIABLE
 from sidestream.version import VERSION
 from sidestream.worker_settings import load_alert_options
+
+log = logging.getLogger("sidestream.worker")
 
 GRACE_S = 15.0
 """Seconds that a worker has, after SIGTERM, to finish what it has in hand."""
@@ -53,7 +56,10 @@ def worker(
                 revive=session.revive,
             )
             carried = Worker(session.server, session.keys, effects, periodic=tasks, options=options)
+            about = {"version": VERSION, "redis": session.shown_url, "namespace": session.keys.namespace}
+            log.info("The worker starts; Ctrl-C or SIGTERM ends it", extra={**about, "handlers": ",".join(names)})
             await _run(carried)
+            log.info("The worker has handed its units over", extra={"events": carried.statistics().events})
         return 0
 
     log_to_stderr()

@@ -85,7 +85,7 @@ def test_status_is_whole_and_says_so(url: str) -> None:
     """Exit code 0, and a document with a schema."""
     document, code = run("status", "--json", url=url)
     assert (document["schema"], document["broken"], code) == ("sidestream.status/1", [], 0)
-    assert "Every event is accounted for." in typed("status", url=url).stdout
+    assert "Every event is accounted for: 1 dead-lettered." in typed("status", url=url).stdout
 
 
 def test_status_finds_what_vanished(url: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import RealServer
 
 from consumers.handlers.metrics import MetricsHandler
 from consumers.reader import StateReader
@@ -23,6 +25,7 @@ from pipeline.keys import Keys
 from pipeline.presence import Presence, read_presences
 from pipeline.stream import SealedFrame, read_after
 from pipeline.wire import FrameDecoder, FrameEncoder
+from producers import delivery
 from producers.settings import PublishSettings
 from producers.spool_file import Owner, SpoolFile, StoredFrame, has_owner, spool_files
 from producers.spool_recovery import Recovery, drain
@@ -30,6 +33,8 @@ from producers.telemetry import Telemetry
 
 PARTITIONS = 4
 TIMEOUT_S = 30
+BEFORE_THE_TIME_OUT_S = 4
+"""A server's answer is waited for during five seconds."""
 
 APP = """
 import os, sys, time
@@ -141,6 +146,36 @@ async def test_killed_while_redis_is_away_nothing_spooled_is_lost(
     assert list((tmp_path / "test").iterdir()) == []
 
 
+async def test_killed_while_redis_hangs_nothing_spooled_is_lost(
+    redis_url: str, server: AsyncServer, keys: Keys, tmp_path: Path, real_server: RealServer
+) -> None:
+    """Frames are in the file before they are sent: a server that takes them and never answers changes nothing."""
+    body = """
+report(10); telemetry.flush(5); say(); sys.stdin.readline(); report(300)
+while not telemetry.statistics().spooled: time.sleep(0.01)
+print(telemetry.statistics().spooled, flush=True)
+sys.stdin.read()
+"""
+    with application(redis_url, tmp_path, body) as app:
+        assert heard(app) == 10
+        real_server.process.send_signal(signal.SIGSTOP)
+        try:
+            assert app.stdin is not None
+            began_s = time.monotonic()
+            app.stdin.write("\n")
+            app.stdin.flush()
+            count = heard(app)
+            assert time.monotonic() - began_s < BEFORE_THE_TIME_OUT_S
+        finally:
+            app.kill()
+            real_server.process.send_signal(signal.SIGCONT)
+    # What the dead process had sent may reach the server before, between or after what its successor sends.
+    drained(redis_url, tmp_path)
+    found = await sessions(server, keys)
+    assert len(found) == len(set(found)) >= 10 + count
+    await whole(server, keys)
+
+
 @pytest.mark.parametrize(("seed", "fsync"), [(0, "always"), (1, "interval"), (2, "always"), (3, "interval")])
 async def test_killed_at_any_moment_what_was_flushed_arrives_once(  # noqa: PLR0913, PLR0917 - fixtures
     redis_url: str, server: AsyncServer, keys: Keys, tmp_path: Path, seed: int, fsync: str
@@ -180,7 +215,7 @@ async def test_two_successors_race_and_each_event_arrives_once(
     paths: set[Path] = set()
     count = 0
     for _ in range(3):
-        with application(away, tmp_path, "report(20_000); telemetry.flush(20); say(); sys.stdin.read()") as app:
+        with application(away, tmp_path, "report(8000); telemetry.flush(20); say(); sys.stdin.read()") as app:
             count += heard(app)
         paths |= set(files(tmp_path))
     assert len(paths) == 3
@@ -278,6 +313,20 @@ async def test_a_small_spool_fills_and_the_application_goes_on(
     assert list((tmp_path / "test").iterdir()) == []
 
 
+def test_a_busy_application_is_spooled_as_fast_as_it_reports(tmp_path: Path) -> None:
+    """While Redis is away the publisher does not sleep over a full frame: nothing is shed for want of waking."""
+    telemetry = running(f"unix://{tmp_path / 'nobody'}", tmp_path, buffer_events=5000)
+    began_s = time.monotonic()
+    for _ in range(120):
+        for _ in range(500):
+            telemetry.usage("agent", "model", 1)
+        wait_until(lambda: telemetry.statistics().buffered < 4000)
+    assert telemetry.close(TIMEOUT_S)
+    counts = telemetry.statistics()
+    assert (counts.shed, counts.spooled) == (0, 60_000)
+    assert time.monotonic() - began_s < 10
+
+
 async def test_frames_sealed_while_redis_is_away_say_so(
     redis_url: str, server: AsyncServer, keys: Keys, tmp_path: Path
 ) -> None:
@@ -306,6 +355,30 @@ async def test_frames_sealed_while_redis_is_away_say_so(
             frame = decoder.decode(entry.parse())
             origins |= {event.agent: frame.origin for event in frame.events if isinstance(event, UsageEvent)}
     assert (origins["early"], origins["late"]) == ("live", "spooled")
+    await whole(server, keys)
+
+
+async def test_an_outage_longer_than_half_the_fences_memory_takes_a_new_id(
+    redis_url: str, server: AsyncServer, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old id's file is handed to recovery, in this process too; both accounts close, each event arrives once."""
+    monkeypatch.setattr(delivery, "FRAME_AGE_S", 0.3)
+    here = tmp_path / "s"
+    telemetry = running(f"unix://{here}", tmp_path)
+    telemetry.usage("agent", "model", 1, session="before")
+    assert telemetry.flush(TIMEOUT_S)
+    old_s = time.monotonic() + 0.4
+    wait_until(lambda: time.monotonic() > old_s)
+    telemetry.usage("agent", "model", 1, session="after")
+    assert telemetry.flush(TIMEOUT_S)
+    assert telemetry.statistics().spooled == 2
+    assert len(files(tmp_path)) == 2
+    monkeypatch.undo()
+    here.symlink_to(redis_url.removeprefix("unix://"))
+    wait_until(lambda: telemetry.statistics().appended == 1)
+    wait_until(lambda: len(files(tmp_path)) <= 1)
+    assert telemetry.close(TIMEOUT_S)
+    assert sorted(await sessions(server, keys)) == ["after", "before"]
     await whole(server, keys)
 
 
