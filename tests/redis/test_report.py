@@ -277,7 +277,7 @@ def _keys_of(value: object) -> set[str]:
             return set()
 
 
-@pytest.mark.parametrize(("since_s", "until_s"), [(NOW_S, NOW_S), (0, 1)])
+@pytest.mark.parametrize(("since_s", "until_s"), [(NOW_S, NOW_S), (0, 1)], ids=["empty", "too old"])
 async def test_a_range_without_time_is_refused(server: AsyncServer, keys: Keys, since_s: int, until_s: int) -> None:
     """An empty range, and one older than anything kept, are mistakes of who asks."""
     with pytest.raises(ValueError, match="range"):
