@@ -76,7 +76,8 @@ def _incidents_table(incidents: list[Incident]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False)
+    # One blank between columns: the rules fit 80 columns.
+    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name, justify="right" if name in {"VALUE", "THRESHOLD"} else "left", overflow="fold")
     return table

@@ -151,7 +151,7 @@ def _handlers(accounts: Sequence[UnitAccount], *, wide: bool) -> Table:
         "HANDLER", "#PARTITION", *cursor, "#COMMITTED", "#DEAD", "#SKIPPED", "#FOREIGN", "#UNREAD", "#LAG", "BALANCE"
     )
     for account in sorted(accounts, key=lambda row: (row.version, row.handler, row.partition)):
-        name = account.handler if account.version == LIVE_VERSION else f"{account.handler} (replay)"
+        name = account.handler if account.version == LIVE_VERSION else f"{account.handler} v{account.version}"
         place = account.cursor_id + (f" event {account.cursor_index}" if account.cursor_index else "")
         balance = "-" if account.outstanding_at_least else "ok" if account.balance() == 0 else "BROKEN"
         table.add_row(
