@@ -140,9 +140,11 @@ class Buffer:
         if partitions != self._routed_by or len(self._routes) > _ROUTES_REMEMBERED:
             self._routes.clear()
             self._routed_by = partitions
-        key = event.session or event.run_id or owner
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not yet proven
+        session, run_id = event.session, event.run_id
+        # Not yet proven, and even asking whether it is empty may raise: the events taken so far would be lost with it.
+        if not (isinstance(session, str) and isinstance(run_id, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
             return 0  # sealing finds the event invalid, wherever it lies
+        key = session or run_id or owner
         number = self._routes.get(key)
         if number is None:
             number = self._routes[key] = partition_of(key, partitions)

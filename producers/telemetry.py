@@ -40,32 +40,6 @@ _context = CONTEXT.get
 _run = RUN.get
 
 
-class UsageDetails(TypedDict, total=False):
-    """The fields of a request that few callers give; see `pipeline.events.UsageEvent`."""
-
-    time_us: int
-    session: str
-    user: str
-    tenant: str
-    state: str
-    tags: Sequence[str]
-    run_id: str
-    parent_id: str
-    trace_id: str
-    span_id: str
-    operation: str
-    error_type: str
-    cache_write_tokens: int
-    cache_write_1h_tokens: int
-    input_audio_tokens: int
-    cache_audio_read_tokens: int
-    output_audio_tokens: int
-    attempt: int
-    service_tier: str
-    cost_nano_usd: int | None
-    tools: Sequence[str]
-
-
 class EventDetails(TypedDict, total=False):
     """Who an event is about, where the running context does not say it."""
 
@@ -79,6 +53,22 @@ class EventDetails(TypedDict, total=False):
     parent_id: str
     trace_id: str
     span_id: str
+
+
+class UsageDetails(EventDetails, total=False):
+    """The fields of a request that few callers give; see `pipeline.events.UsageEvent`."""
+
+    operation: str
+    error_type: str
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    input_audio_tokens: int
+    cache_audio_read_tokens: int
+    output_audio_tokens: int
+    attempt: int
+    service_tier: str
+    cost_nano_usd: int | None
+    tools: Sequence[str]
 
 
 def _nowhere() -> str | None:

@@ -111,3 +111,19 @@ def test_a_call_that_was_interrupted_half_way_is_found() -> None:
     assert counts is not None
     assert counts.losses == {"invalid:unknown:interrupted": 1}
     assert counts.offered == counts.accounted() == 1
+
+
+def test_a_session_that_cannot_be_asked_whether_it_is_empty_costs_no_neighbour() -> None:
+    """Whatever an application passes as a session, draining takes every event, and sealing says what is wrong."""
+
+    class Ambiguous:
+        """As an array of numbers: it has no truth value."""
+
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    buffer = Buffer(1_000, 0.05)
+    events = [UsageEvent(1), UsageEvent(2, session=Ambiguous()), UsageEvent(3)]  # pyright: ignore[reportArgumentType]
+    buffer.incoming.extend(events)
+    batches = buffer.drain(4, "ab" * 16, 10)
+    assert sorted(event.time_us for batch in batches for event in batch.events) == [1, 2, 3]
