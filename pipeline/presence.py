@@ -29,16 +29,26 @@ LOSS_WINDOW_TTL_MS: Final = 90 * 24 * 3600 * 1000
 
 _HOUR_S: Final = 3600
 _READ_AT_ONCE: Final = 100
-_PLACED: Final = frozenset({"producer", "at_ms", "losses"})
-"""Written by the script itself, not as plain fields."""
+_PLACED: Final = frozenset({"producer", "at_ms", "clock_us", "losses"})
+"""Written by the script itself or by the writer, not as plain fields."""
 
 
 class OpenOperation(Struct, frozen=True):
-    """An operation that has begun and not ended; `started_us` is the producer's clock."""
+    """An operation that has begun and not ended; `started_us` is the producer's clock.
+
+    `kind` is `run`, `request`, `tool` or `step`, and empty in a word of before there were kinds. `operation_id` is what
+    its events will say: a request's event has it as `span_id`. `model` is that of a request.
+    """
 
     name: str
     agent: str
     started_us: int
+    kind: str = ""
+    model: str = ""
+    operation_id: str = ""
+    run_id: str = ""
+    parent_id: str = ""
+    session: str = ""
 
 
 class Acknowledged(Struct, frozen=True):
@@ -57,6 +67,8 @@ class Presence(Struct, frozen=True):
     `losses` names every way an event did not arrive: `shed:<kind>:<reason>`, `invalid:<kind>:<reason>` and `lost`
     (appended, and then lost by the server). `partitions` is the number its events were routed by, 0 before it knew.
     `recovered` events of those appended were sent from its spool after its death: then a successor wrote this word.
+    `clock_us` is the producer's clock when the word was sent, and `at_ms` the broker's when it came: a start that the
+    producer tells is as old as its own clock says, wherever that stands.
     """
 
     producer: str
@@ -69,6 +81,7 @@ class Presence(Struct, frozen=True):
     library: str = ""
     started_ms: int = 0
     at_ms: int = 0
+    clock_us: int = 0
     offered: int = 0
     invalid: int = 0
     shed: int = 0
@@ -127,7 +140,8 @@ class PresenceWriter:
         raise TransientError("the broker's hour changed twice in one second", code="clock")
 
     def _run(self, server: "Server", presence: Presence) -> tuple[bytes, int]:
-        now_s = int(time.time() + self._broker_ahead_s)
+        clock_us = time.time_ns() // 1_000
+        now_s = int(clock_us / 1_000_000 + self._broker_ahead_s)
         hour_s = now_s - now_s % _HOUR_S
         keys = [
             self._keys.presence_index(),
@@ -135,7 +149,7 @@ class PresenceWriter:
             self._keys.loss_window(hour_s),
         ]
         head: list[Arg] = [self._producer, self._revision, hour_s, PRESENCE_TTL_MS, LOSS_WINDOW_TTL_MS]
-        reply = server.run(script("presence"), keys, [*head, *_arguments(presence)])
+        reply = server.run(script("presence"), keys, [*head, *_arguments(presence), "clock_us", clock_us])
         answer, at_ms = cast("list[bytes]", reply)
         return answer, int(at_ms)
 

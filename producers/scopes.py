@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from pipeline import limits
+from pipeline.presence import OpenOperation
 from producers.context import (
     CONTEXT,
     RUN,
@@ -20,6 +21,7 @@ from producers.context import (
     leave_run,
 )
 from producers.exceptions import status_of, type_name
+from producers.inflight import storable
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -80,13 +82,26 @@ class SessionContext:
 class Operation:
     """Times what happens inside; may be entered once. `operation_id` and `run_id` are there once it has been."""
 
-    __slots__ = ("_agent", "_kind", "_name", "_outer", "_started_ns", "_telemetry", "_token", "operation_id", "run_id")
+    __slots__ = (
+        "__weakref__",
+        "_agent",
+        "_name",
+        "_outer",
+        "_session",
+        "_started_ns",
+        "_telemetry",
+        "_token",
+        "kind",
+        "operation_id",
+        "run_id",
+        "started_us",
+    )
 
     def __init__(self, telemetry: "Telemetry", name: str, kind: Literal["run", "tool", "step"], agent: str) -> None:
         self._telemetry = telemetry
-        self._name = _kept(name)
-        self._kind: Literal["run", "tool", "step"] = kind
-        self._agent = _kept(agent)
+        self._name = storable(name)
+        self.kind: Literal["run", "tool", "step"] = kind
+        self._agent = storable(agent)
         self._token: Token[RunContext] | None = None
         self.operation_id = ""
         self.run_id = ""
@@ -99,9 +114,11 @@ class Operation:
         self._agent = self._agent or outer.agent
         self.operation_id = telemetry.new_id()
         # A run begins a run; a step or tool belongs to the one it is in, or else is one by itself.
-        self.run_id = self.operation_id if self._kind == "run" else outer.run_id or self.operation_id
+        self.run_id = self.operation_id if self.kind == "run" else outer.run_id or self.operation_id
         self._token = enter_run(RunContext(self.run_id, self.operation_id, self._agent, outer.trace_id))
-        telemetry.open_operations.begin(self.operation_id, self._name, self._agent, time.time_ns() // 1000)
+        self._session = CONTEXT.get().session
+        self.started_us = time.time_ns() // 1000
+        telemetry.open_operations.begin(self)
         self._started_ns = time.perf_counter_ns()
         return self
 
@@ -117,11 +134,11 @@ class Operation:
             telemetry.error(error, agent=self._agent, operation=self._name)
         leave_run(self._token)
         self._token = None
-        telemetry.open_operations.end(self.operation_id)
+        telemetry.open_operations.end(self)
         telemetry.operation_done(
             self._name,
             duration_us=duration_us,
-            kind=self._kind,
+            kind=self.kind,
             status=status,
             agent=self._agent,
             error_type=type_name(error) if error is not None and status == "error" else "",
@@ -130,12 +147,18 @@ class Operation:
             parent_id=self._outer.operation_id,
         )
 
-
-def _kept(name: str) -> str:
-    """Return a name as it may be kept while the operation is open: cut, and without what UTF-8 cannot carry."""
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - an application may pass anything
-        return ""
-    return name[: limits.MAX_NAME_CHARS].encode("utf-8", "replace").decode()
+    def open_operation(self) -> OpenOperation:
+        """Say what it is, while it is open."""
+        return OpenOperation(
+            self._name,
+            self._agent,
+            self.started_us,
+            kind=self.kind,
+            operation_id=self.operation_id,
+            run_id=self.run_id,
+            parent_id=self._outer.operation_id,
+            session=self._session,
+        )
 
 
 def _text(value: str) -> str:

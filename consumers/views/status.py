@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from consumers.views.accounting import UnitAccount, read_unit_accounts
+from consumers.views.inflight import InFlight, in_flight, oldest_first
 from pipeline.connection import AsyncServer, Command, parse_info
 from pipeline.keys import Keys
 from pipeline.presence import Presence, read_presences
@@ -66,6 +67,7 @@ class Status(Struct, frozen=True):
     partitions: int
     memory: Memory
     producers: Sequence[ProducerStatus]
+    in_flight: Sequence[InFlight]
     workers: Sequence[WorkerPresence]
     accounts: Sequence[UnitAccount]
     broken: Sequence[Broken]
@@ -89,6 +91,7 @@ async def read_status(server: AsyncServer, keys: Keys, partitions: int) -> Statu
         partitions=partitions,
         memory=await _memory(server),
         producers=producers,
+        in_flight=oldest_first([row for p in producers for row in in_flight(p.presence, p.life, now_ms)]),
         workers=await _workers(server, keys),
         accounts=accounts,
         broken=broken,

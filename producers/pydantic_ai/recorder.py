@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline.events import Event
+from producers.inflight import OpenOperations
 from producers.pydantic_ai.watches import Request, Run, Tool, Watch
 
 P = ParamSpec("P")
@@ -16,7 +17,17 @@ _log = logging.getLogger("sidestream.pydantic_ai")
 
 
 class SupportsEmit(Protocol):
-    """What takes the events: it never blocks and never raises."""
+    """What takes the events, and follows what is open: it never blocks and never raises."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is taken."""
+        ...
+
+    @property
+    def open_operations(self) -> OpenOperations:
+        """What has begun and not ended."""
+        ...
 
     def emit(self, event: Event) -> bool:
         """Take one event; False when it was shed or is invalid."""
@@ -49,6 +60,13 @@ class Recorder:
 
     def start(self, name: str, attributes: dict[str, object]) -> Watch | None:
         """Watch what pydantic-ai opens a span for, by its semantic convention; None for anything else."""
+        watch = self._open(name, attributes)
+        if watch is not None and self._telemetry.enabled:
+            # By itself: a watch that is not followed still reports.
+            self.safely(self._telemetry.open_operations.begin, watch)
+        return watch
+
+    def _open(self, name: str, attributes: dict[str, object]) -> Watch | None:
         match attributes.get("gen_ai.operation.name"):
             case "invoke_agent":
                 run = Run(self.emit, attributes)
@@ -64,6 +82,7 @@ class Recorder:
 
     def finish(self, watch: Watch, error: BaseException | None) -> None:
         """Close `watch`; a request that got its response waits for `account`, which follows at once."""
+        self.safely(self._telemetry.open_operations.end, watch)
         watch.finish(error)
         if isinstance(watch, Request):
             self.settle_waiting()

@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pipeline.events import ErrorEvent, Event, OperationEvent, Status
+from pipeline.presence import OpenOperation
 from producers.context import CONTEXT, RUN, RunContext
 from producers.errors_seen import report_once
 from producers.pydantic_ai import facts
@@ -33,8 +36,12 @@ _TOLD_TO_MODEL = frozenset({"ModelRetry", "ToolFailedError", "ToolRetryError"})
 class Watch:
     """What all watches share: when and where the operation began, and the scope of what runs inside it."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, kind: str) -> None:
         self.emit = emit
+        self.kind = kind
+        self.name = ""
+        self.agent = ""
+        self.operation_id = ""
         self.context = CONTEXT.get()
         self.state = self.context.state
         self.parent = RUN.get()
@@ -44,11 +51,25 @@ class Watch:
         self.ended_us = 0
         self.duration_us = 0
         self._scope: RunContext | None = None
+        self.started_us = time.time_ns() // 1_000
         self._started_ns = time.perf_counter_ns()
 
-    def open_scope(self, agent: str, operation_id: str) -> None:
+    def open_operation(self) -> OpenOperation:
+        """Say what it is, while it is open."""
+        return OpenOperation(
+            self.name,
+            self.agent,
+            self.started_us,
+            kind=self.kind,
+            operation_id=self.operation_id,
+            run_id=self.run_id,
+            parent_id=self.parent.operation_id,
+            session=self.context.session,
+        )
+
+    def open_scope(self) -> None:
         """Make this operation the parent of all that runs inside it."""
-        self._scope = RunContext(self.run_id, operation_id, agent, self.trace_id)
+        self._scope = RunContext(self.run_id, self.operation_id, self.agent, self.trace_id)
         RUN.set(self._scope)
 
     def finish(self, error: BaseException | None) -> None:
@@ -103,13 +124,13 @@ class Run(Watch):
     """One run of an agent."""
 
     def __init__(self, emit: Emit, attributes: Mapping[str, object]) -> None:
-        super().__init__(emit)
-        self.agent = facts.text(attributes.get("gen_ai.agent.name"))
-        self.run_id = facts.text(attributes.get("gen_ai.agent.call.id")) or new_trace_id()
+        super().__init__(emit, "run")
+        self.name = self.agent = facts.text(attributes.get("gen_ai.agent.name"))
+        self.operation_id = self.run_id = facts.text(attributes.get("gen_ai.agent.call.id")) or new_trace_id()
         self.span_id = span_id_of(self.run_id)
         self.outcome: Status | None = None
         self.cut: list[Request] = []
-        self.open_scope(self.agent, self.run_id)
+        self.open_scope()
 
     def report(self, error: BaseException | None) -> None:
         """Say who cut the streams of this run, then how it ended."""
@@ -122,13 +143,13 @@ class Run(Watch):
         self.emit(
             OperationEvent(
                 time_us=self.ended_us,
-                name=self.agent,
+                name=self.name,
                 kind="run",
                 duration_us=self.duration_us,
                 status=self.outcome,
                 agent=self.agent,
                 error_type=type(error).__name__ if error is not None and self.outcome == "error" else "",
-                operation_id=self.run_id,
+                operation_id=self.operation_id,
                 **self.stamp(),
             )
         )
@@ -138,14 +159,14 @@ class Tool(Watch):
     """One call of a tool, or of an output function."""
 
     def __init__(self, emit: Emit, attributes: Mapping[str, object]) -> None:
-        super().__init__(emit)
+        super().__init__(emit, "tool")
         self.name = facts.text(attributes.get("gen_ai.tool.name"))
         self.agent = self.parent.agent or facts.text(attributes.get("gen_ai.agent.name"))
         # pydantic-ai opens a span of its own for a call whose arguments it refused: the tool never ran.
         self.refused = "pydantic_ai.tool.failure_stage" in attributes
         self.operation_id = new_span_id()
         self.span_id = span_id_of(self.operation_id)
-        self.open_scope(self.agent, self.operation_id)
+        self.open_scope()
 
     def report(self, error: BaseException | None) -> None:
         """Report the call; an exception only where it is a failure and not the tool's answer to the model."""
@@ -176,10 +197,11 @@ class Request(Watch):
     def __init__(
         self, emit: Emit, attributes: Mapping[str, object], model: str, runs: "WeakValueDictionary[str, Run]"
     ) -> None:
-        super().__init__(emit)
+        super().__init__(emit, "request")
+        self.name = "chat"
         self.agent = self.parent.agent or facts.text(attributes.get("gen_ai.agent.name"))
         self.run = runs.get(self.run_id)
-        self.span_id = new_span_id()
+        self.operation_id = self.span_id = new_span_id()
         self.response: object | None = None
         self._asked = facts.Asked(model=model)
         # Known only once the request goes to the model: until then hooks may refuse it, and nothing is billed.
@@ -187,6 +209,10 @@ class Request(Watch):
         self._ttft_us: int | None = None
         self._error: BaseException | None = None
         self.set_attributes(attributes)
+
+    def open_operation(self) -> OpenOperation:
+        """Say what it is, and which model is being asked."""
+        return msgspec.structs.replace(super().open_operation(), model=self._asked.model)
 
     def set_attributes(self, attributes: Mapping[str, object]) -> None:
         """Keep which model and provider were asked; a fallback says it again for the one that answers."""

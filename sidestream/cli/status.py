@@ -9,6 +9,7 @@ from rich.text import Text
 
 from consumers.alerts.store import AlertRow, read_alerts
 from consumers.views.accounting import UnitAccount
+from consumers.views.inflight import InFlight
 from consumers.views.status import ProducerStatus, Status, WorkerPresence, read_status
 from pipeline.keys import LIVE_VERSION
 from pipeline.presence import Presence
@@ -28,6 +29,9 @@ from sidestream.cli.session import (
 )
 
 SCHEMA = "sidestream.status/1"
+
+OPEN_SHOWN = 20
+"""Operations that are shown; `--json` has all that producers tell."""
 
 WIDE = 100
 """Columns from which on there is room for cursors."""
@@ -67,6 +71,7 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
     if not facts.aof:
         out.print("Its AOF is off: what was appended is lost when the server crashes.", style="yellow")
     _section(out, "Producers", _producers(found.producers), "None yet: an application publishes after configure().")
+    _section(out, "Open for long", _open_for_long(found.in_flight), "")
     _section(out, "Workers", _workers(found.workers), "None is alive: start one with `sidestream worker`.")
     _section(
         out,
@@ -136,6 +141,20 @@ def _add_producers(table: Table, about: tuple[str, str, str], presences: Sequenc
     )
     shown_numbers = [f"{number:,}" for number in numbers]
     table.add_row(Text(harmless(service)), Text(harmless(instance)), life, *shown_numbers, style=style)
+
+
+def _open_for_long(rows: Sequence[InFlight]) -> Table:
+    """Return one row for each operation that has begun and of whose end nobody has heard."""
+    table = _table("#OPEN", "KIND", "NAME", "AGENT", "MODEL", "SESSION", "SERVICE", "STATE")
+    for row in rows[:OPEN_SHOWN]:
+        operation = row.operation
+        state = "open" if row.state == "open" else f"its producer is silent for {row.seen_ms // 1000} s"
+        texts = (operation.kind, operation.name, operation.agent, operation.model, operation.session, row.service)
+        style = "" if row.state == "open" else "dim"
+        table.add_row(f"{row.open_ms / 1000:,.0f} s", *(Text(harmless(text)) for text in texts), state, style=style)
+    if len(rows) > OPEN_SHOWN:
+        table.add_row("", "", f"and {len(rows) - OPEN_SHOWN} more", style="dim")
+    return table
 
 
 def _workers(workers: Sequence[WorkerPresence]) -> Table:

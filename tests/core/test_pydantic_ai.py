@@ -1,6 +1,7 @@
 """What PydanticAI's agents do becomes events: counted once, complete in their numbers, without a word of content."""
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +27,7 @@ from pydantic_ai.usage import RequestUsage
 from pipeline.events import ErrorEvent, Event, OperationEvent, UsageEvent, check_event
 from producers import pydantic_ai as capture
 from producers.context import RUN, Context, enter_context, leave_context
+from producers.inflight import OpenOperations
 from producers.pydantic_ai import facts
 from producers.pydantic_ai.ids import span_id_of
 from producers.pydantic_ai.recorder import Recorder
@@ -44,6 +46,8 @@ class Collected:
     """A telemetry that keeps what it is given, as the wire would hand it on."""
 
     events: list[Event] = field(default_factory=list[Event])
+    open_operations: OpenOperations = field(default_factory=OpenOperations)
+    enabled: bool = True
 
     def emit(self, event: Event) -> bool:
         """Keep `event`."""
@@ -115,6 +119,8 @@ def told() -> Iterator[Collected]:
     Agent.instrument_all(False)
     assert capture.statistics().faults == before
     assert RUN.get().run_id == ""
+    gc.collect()  # what was left without an end goes with its object
+    assert len(collected.open_operations) == 0
 
 
 @pytest.fixture
