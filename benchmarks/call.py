@@ -34,7 +34,7 @@ from benchmarks.surroundings import RealServer, Receiver, real_server, receiver
 from benchmarks.traffic import AGENT, ANSWERING, CALL_SHAPE, MODEL, Size, new_session, report, sizes
 
 PARTITIONS: Final = 4
-LINGER_MS: Final = 50
+LINGER_MS: Final = 200
 PACE_S: Final = 0.001
 PACED_CALLS: Final = 10
 FLUSH_S: Final = 30.0

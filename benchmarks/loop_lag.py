@@ -36,7 +36,7 @@ from benchmarks.traffic import CALL_SHAPE, Size, new_session, report, sizes
 TICK_US: Final = 1_000
 DELAY_MS: Final = 100
 PARTITIONS: Final = 4
-LINGER_MS: Final = 50
+LINGER_MS: Final = 200
 RATES: Final = (100, 1_000, 10_000)
 ADDED_MS: Final = 0.5
 AWAITING: Final = 100

@@ -37,7 +37,7 @@ from pipeline.wire import FrameEncoder
 T = TypeVar("T")
 
 PARTITIONS: Final = 4
-LINGER_MS: Final = 50
+LINGER_MS: Final = 200
 BUFFER_EVENTS: Final = 50_000
 FRAMES_A_WRITE: Final = 16
 ENTRIES_A_WRITE: Final = 500

@@ -8,7 +8,12 @@ Keeps:
 """
 
 import contextlib
+
+# The client library (redis-py 8.1), and the socket module, would import these at the first connection, on whichever
+# thread that is: a child forked in that moment could never connect, for it would find half of a module.
+import encodings.idna  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import re
+import secrets  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, cast

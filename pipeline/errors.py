@@ -6,6 +6,7 @@
     │   ├── UnavailableError      the server answered "not now" (LOADING, READONLY, BUSY, ...)
     │   ├── CapacityError         the server is full (OOM)
     │   ├── UnknownOutcomeError   sent, and no answer: it may have happened
+    │   ├── NotReplicatedError    the server has it, too few of its replicas have said so
     │   └── ScriptMissingError    NOSCRIPT: send the text
     └── PermanentError            the same call can only fail again
         ├── RefusedError          the server refuses us (NOAUTH, NOPERM, WRONGTYPE, a wrong version)
@@ -55,6 +56,12 @@ class UnknownOutcomeError(TransientError):
     """The command was sent and no answer came: it may or may not have happened."""
 
     code = "unknown_outcome"
+
+
+class NotReplicatedError(TransientError):
+    """The server has applied it; fewer replicas than asked for have said in time that they have it too."""
+
+    code = "not_replicated"
 
 
 class ScriptMissingError(TransientError):

@@ -165,7 +165,8 @@ def check_event(event: Event) -> Event:
         msgspec.ValidationError: A field has a wrong type or a number is out of its limits; the message names the field.
         TypeError: A value cannot be encoded at all.
     """
-    fields = msgspec.to_builtins(event)
+    # Bytes stay bytes, and are refused: as a string of base64 they would look like a name.
+    fields = msgspec.to_builtins(event, builtin_types=(bytes, bytearray, memoryview))
     return convert_event(fields)
 
 

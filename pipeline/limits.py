@@ -42,5 +42,6 @@ MAX_BODY_BYTES = 1 << 20
 MAX_EXPANDED_BYTES = 4 << 20
 """A frame that expands past this is refused before it is expanded: 500 events of the largest size are below it."""
 
-TARGET_EXPANDED_BYTES = 1 << 20
-"""A producer seals a frame before its events encode to more than this."""
+TARGET_EXPANDED_BYTES = 1_000_000
+"""A producer seals a frame before its events encode to more than this: with what stands around them, and however badly
+they compress, the body stays below its limit."""

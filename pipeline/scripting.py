@@ -1,6 +1,9 @@
 """The Lua scripts, loaded from `pipeline/scripts/`, each under the hash the server knows it by."""
 
 import hashlib
+
+# `resources` would import it at the first script: see pipeline.connection.
+import importlib.readers  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources

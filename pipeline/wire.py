@@ -55,6 +55,15 @@ class _LooseBody(Struct, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
 
 
+class _Envelope(Struct, frozen=True, kw_only=True):
+    """The same map around events that are encoded already."""
+
+    v: int = SCHEMA_VERSION
+    resource: Resource = Resource()
+    origin: Origin = "live"
+    events: msgspec.Raw
+
+
 class BadEvent(Struct, frozen=True):
     """An event that cannot be read: why, and its bytes as the codec has them."""
 
@@ -101,7 +110,11 @@ class Frame(Struct, frozen=True):
 
 
 class FrameEncoder:
-    """Turns events into frame bodies; one a thread, for its compressor must not be shared."""
+    """Turns events into frame bodies; one a thread, for its compressor must not be shared.
+
+    In two steps, so that a frame can be filled little by little: events become a piece of its list (`encode_piece`),
+    pieces become a body (`join`). Their encoding does not depend on how events are cut into pieces.
+    """
 
     def __init__(self, resource: Resource, *, origin: Origin = "live", codec: Codec = "mz") -> None:
         self.codec: Codec = codec
@@ -117,10 +130,48 @@ class FrameEncoder:
             TypeError: An event holds something that no codec can write.
             UnicodeEncodeError: A string holds a lone surrogate.
         """
-        body = Body(resource=self._resource, origin=self._origin, events=events)
+        return self.join([self.encode_piece(events)], len(events))
+
+    def encode_piece(self, events: list[Event]) -> bytes:
+        """Encode some events, at least one, as what stands between the brackets of a frame's list.
+
+        Raises:
+            TypeError: See `encode`.
+            UnicodeEncodeError: See `encode`.
+        """
         if self.codec == "json":
-            return msgspec.json.encode(body)
-        return self._zstd.compress(self._msgpack.encode(body))
+            return msgspec.json.encode(events)[1:-1]
+        return self._msgpack.encode(events)[len(_array_head(len(events))) :]
+
+    def check_piece(self, piece: bytes, count: int) -> None:
+        """Read a piece back as a worker's fast way would.
+
+        Raises:
+            msgspec.DecodeError: It could not; an event of it holds what is out of its limits.
+        """
+        _STRICT[self.codec](self._list_of([piece], count))
+
+    def join(self, pieces: Sequence[bytes], count: int) -> bytes:
+        """Return the body of a frame with these pieces, of `count` events in all."""
+        envelope = _Envelope(
+            resource=self._resource, origin=self._origin, events=msgspec.Raw(self._list_of(pieces, count))
+        )
+        if self.codec == "json":
+            return msgspec.json.encode(envelope)
+        return self._zstd.compress(self._msgpack.encode(envelope))
+
+    def _list_of(self, pieces: Sequence[bytes], count: int) -> bytes:
+        if self.codec == "json":
+            return b"[%b]" % b",".join(pieces)
+        return b"".join([_array_head(count), *pieces])
+
+
+_STRICT: Final = {"mz": msgspec.msgpack.Decoder(list[Event]).decode, "json": msgspec.json.Decoder(list[Event]).decode}
+
+
+def _array_head(count: int) -> bytes:
+    """Return how msgpack begins a list of up to 65,535 values."""
+    return bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")  # noqa: PLR2004 - msgpack's own
 
 
 class FrameDecoder:

@@ -1,31 +1,43 @@
-"""The buffer between the application's threads and the publisher: bounded, without a lock, without I/O.
+"""The buffer between the application's threads and the publisher: bounded, without I/O, its usual way without a lock.
 
 Keeps:
-- `offer` never waits: it is one comparison and one `deque.append`.
-- At most `capacity` events are held, each of at most `MAX_EVENT_CHARS` characters: that is the bound on memory,
-  whatever the application passes. Threads that offer at the same instant may each pass the comparison: the bound is
-  exact but for one event a thread.
+- `offer` never waits: for a small event it is one comparison and one `deque.append`, for a large one also a sum under a
+  lock that nobody holds for longer than a sum.
+- Memory is bounded twice, whatever the application passes: at most `capacity` events, and at most `capacity_bytes` as
+  estimated here. A small event (`SMALL_EVENT_CHARS` characters, context included) counts as `SLOT_BYTES`; a larger one
+  as what its strings take by `sys.getsizeof`; none has more than `MAX_EVENT_CHARS` characters. A string that several
+  events share counts for each, so the estimate is above what is really taken. Threads that offer at the same instant
+  may each pass the comparison: the bounds are exact but for one event a thread.
 - Usage and operations are refused when nine tenths are full, so that errors and transitions still get in.
-- Events of one partition leave in the order in which they came.
+- Events leave in the order in which they came.
 
-Time is an argument; one thread reads. Modelled on the RecordAccumulator of Kafka's producer.
+One thread reads. Modelled on the RecordAccumulator of Kafka's producer, of which the other half is
+`producers.accumulator`.
 """
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from pipeline import limits
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent, check_event
-from pipeline.keys import partition_of
 from producers.ledger import Ledger
 
 MAX_EVENT_CHARS: Final = 4096
-"""Characters of one event's strings that the buffer takes as they are; more is cut first, off the fast way."""
+"""Characters of one event's strings that the buffer takes as they are; more is cut first."""
 
-_ROUTES_REMEMBERED: Final = 8192
-"""Sessions whose partition is kept at hand; hashing one again costs about a microsecond."""
+SMALL_EVENT_CHARS: Final = 320
+"""Characters of an event that is not weighed: a request of an agent's run with all its ids has about 250."""
+
+EVENT_BYTES: Final = 384
+"""An event's object with its numbers; `benchmarks.call` finds 324 bytes."""
+
+SLOT_BYTES: Final = EVENT_BYTES + 4 * SMALL_EVENT_CHARS
+"""What a small event counts as: a character of a Python string takes at most four bytes."""
+
+NEVER: Final = sys.maxsize
+"""`ring_at` of a reader that is awake."""
 
 KINDS: Final[dict[type[Event], str]] = {
     UsageEvent: "usage",
@@ -34,13 +46,7 @@ KINDS: Final[dict[type[Event], str]] = {
     ErrorEvent: "error",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Events of one partition, in order, not yet sealed."""
-
-    partition: int
-    events: list[Event]
+_LAST_SHED: Final = frozenset({"error", "transition"})
 
 
 def _no_reader() -> None:
@@ -50,21 +56,32 @@ def _no_reader() -> None:
 class Buffer:
     """Holds events until the publisher takes them.
 
-    `incoming`, `usage_room`, `reader_sleeps`, `wake` and `ledger.offered.count` are public because the fastest call
+    `incoming`, `usage_room`, `ring_at`, `wake` and `ledger.offered.count` are public because the fastest call
     (`Telemetry.usage`) does in line what `offer` does.
+
+    Args:
+        capacity: Events at most.
+        capacity_bytes: Bytes at most, as estimated here; None: as many as `capacity` small events take.
+        wake: Wakes the reader, from any thread.
     """
 
-    def __init__(self, capacity: int, linger_s: float, wake: Callable[[], None] = _no_reader) -> None:
+    def __init__(self, capacity: int, capacity_bytes: int | None = None, wake: Callable[[], None] = _no_reader) -> None:
         self.incoming: deque[Event] = deque()
-        self.capacity = capacity
-        self.usage_room = capacity - capacity // 10
-        self.linger_s = linger_s
-        self.ledger = Ledger()
-        self.reader_sleeps = True
+        self.usage_room = 0
+        """Events in `incoming` from which on usage and operations are refused."""
+        self.ring_at = 0
+        """Events in `incoming` from which on the reader wants to be woken."""
         self.wake = wake
-        self._seen_at_s: float | None = None
-        self._routes: dict[str, int] = {}
-        self._routed_by = 0
+        self.ledger = Ledger()
+        self._capacity = capacity
+        self._capacity_bytes = capacity * SLOT_BYTES if capacity_bytes is None else capacity_bytes
+        self._reserve = min(capacity, self._capacity_bytes // SLOT_BYTES) // 10
+        self._room = 0
+        self._elsewhere = 0
+        self._excess_bytes = 0
+        self._excess: dict[int, int] = {}
+        self._weighing = threading.Lock()
+        self._make_room()
 
     def offer(self, event: Event) -> bool:
         """Take an event that has been counted as offered; return whether it is in.
@@ -76,82 +93,83 @@ class Buffer:
             self.ledger.invalid("unknown", "type")
             return False
         try:
-            fitting = event if _chars(event) <= MAX_EVENT_CHARS else _shortened(event)
+            chars = event_chars(event)
+            if chars > MAX_EVENT_CHARS:
+                event = _shortened(event)
+                chars = event_chars(event)
+            excess = 0 if chars <= SMALL_EVENT_CHARS else max(0, _event_bytes(event) - SLOT_BYTES)
         except Exception:  # noqa: BLE001 - whatever an application passes, its call must not raise
             self.ledger.invalid(kind, "arguments")
             return False
-        return self.put(fitting, kind)
+        return self._put(event, kind, excess)
 
-    def put(self, event: Event, kind: str) -> bool:
-        """Take an event whose size is known to be fine, if there is room."""
-        room = self.usage_room if kind in {"usage", "operation"} else self.capacity
-        if len(self.incoming) >= room:
-            self.ledger.shed(kind, "full")
+    def _put(self, event: Event, kind: str, excess: int) -> bool:
+        if excess and not self._weigh(event, kind, excess):
+            return False
+        waiting = len(self.incoming)
+        if waiting >= (self._room if kind in _LAST_SHED else self.usage_room):
+            if excess:
+                self._forget([event])
+            self.refuse(kind)
             return False
         self.incoming.append(event)
-        if self.reader_sleeps:
+        if waiting >= self.ring_at:
             self.wake()
         return True
 
-    def due_in_s(self, now_s: float) -> float | None:
-        """Return seconds until the events waiting here are to be taken, 0 if now, None if there are none.
+    def refuse(self, kind: str) -> None:
+        """Count an event that found no room: `full` says too many events, `bytes` too large ones."""
+        by_bytes = (self._capacity_bytes - self._excess_bytes) // SLOT_BYTES < self._capacity
+        self.ledger.shed(kind, "bytes" if by_bytes else "full")
 
-        They are to be taken when a frame is full, or when the reader first saw them a linger ago.
-        """
-        if not self.incoming:
-            self._seen_at_s = None
-            return None
-        if len(self.incoming) >= limits.MAX_FRAME_EVENTS:
-            return 0.0
-        if self._seen_at_s is None:
-            self._seen_at_s = now_s
-        return max(0.0, self._seen_at_s + self.linger_s - now_s)
+    def _weigh(self, event: Event, kind: str, excess: int) -> bool:
+        """Make room for what a large event has beyond its slot; return whether there is any."""
+        with self._weighing:
+            room = (self._capacity_bytes - self._excess_bytes - excess) // SLOT_BYTES - self._elsewhere
+            fits = len(self.incoming) < room - (0 if kind in _LAST_SHED else self._reserve)
+            if fits:
+                self._excess[id(event)] = excess
+                self._excess_bytes += excess
+                self._make_room()
+        if not fits:
+            self.ledger.shed(kind, "bytes")
+        return fits
 
-    def ready(self, now_s: float) -> bool:
-        """Return whether the events waiting here are to be taken now."""
-        return self.due_in_s(now_s) == 0.0
+    def _forget(self, events: list[Event]) -> None:
+        """Give back what large events took beyond their slots."""
+        with self._weighing:
+            self._excess_bytes -= sum(self._excess.pop(id(event), 0) for event in events)
+            self._make_room()
 
-    def drain(self, partitions: int, owner: str, most: int) -> list[Batch]:
-        """Take events, as at most `most` batches of at most a frame's events each.
+    def _make_room(self) -> None:
+        slots = max(0, (self._capacity_bytes - self._excess_bytes) // SLOT_BYTES)
+        self._room = max(0, min(self._capacity, slots) - self._elsewhere)
+        self.usage_room = max(0, self._room - self._reserve)
 
-        Args:
-            partitions: How many there are.
-            owner: The producer, which routes events that have neither session nor run.
-            most: Batches wanted; what would begin one more stays.
-        """
-        done: list[Batch] = []
-        filling: dict[int, Batch] = {}
-        self._seen_at_s = None
-        for _ in range(len(self.incoming)):
-            event = self.incoming.popleft()
-            partition = self._partition(event, partitions, owner)
-            batch = filling.get(partition)
-            if batch is None:
-                if len(done) + len(filling) >= most:
-                    self.incoming.appendleft(event)
-                    break
-                batch = filling[partition] = Batch(partition, [])
-            batch.events.append(event)
-            if len(batch.events) >= limits.MAX_FRAME_EVENTS:
-                done.append(filling.pop(partition))
-        return done + list(filling.values())
+    # The reader
 
-    def _partition(self, event: Event, partitions: int, owner: str) -> int:
-        if partitions != self._routed_by or len(self._routes) > _ROUTES_REMEMBERED:
-            self._routes.clear()
-            self._routed_by = partitions
-        session, run_id = event.session, event.run_id
-        # Not yet proven, and even asking whether it is empty may raise: the events taken so far would be lost with it.
-        if not (isinstance(session, str) and isinstance(run_id, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            return 0  # sealing finds the event invalid, wherever it lies
-        key = session or run_id or owner
-        number = self._routes.get(key)
-        if number is None:
-            number = self._routes[key] = partition_of(key, partitions)
-        return number
+    def take(self, most: int) -> list[Event]:
+        """Take the oldest events, as many as there are up to `most`."""
+        incoming = self.incoming
+        events = [incoming.popleft() for _ in range(min(most, len(incoming)))]
+        if self._excess:
+            self._forget(events)
+        return events
+
+    def held(self) -> int:
+        """Return the events that are buffered, here or with the reader."""
+        return len(self.incoming) + self._elsewhere
+
+    def held_elsewhere(self, events: int) -> None:
+        """Count events that the reader has taken and still has to buffer: they take their slots."""
+        if events != self._elsewhere:
+            with self._weighing:
+                self._elsewhere = events
+                self._make_room()
 
 
-def _chars(event: Event) -> int:
+def event_chars(event: Event) -> int:
+    """Return the characters of an event's strings; what is no string where one should be counts as far too many."""
     total = 0
     for name in event.__struct_fields__:
         value: object = getattr(event, name)
@@ -163,10 +181,22 @@ def _chars(event: Event) -> int:
     return total
 
 
+def _event_bytes(event: Event) -> int:
+    """Return about how many bytes an event keeps alive."""
+    total = EVENT_BYTES
+    for name in event.__struct_fields__:
+        value: object = getattr(event, name)
+        if isinstance(value, tuple):
+            total += sys.getsizeof(value) + sum(sys.getsizeof(one) for one in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        elif isinstance(value, str) and value:
+            total += sys.getsizeof(value)
+    return total
+
+
 def _shortened(event: Event) -> Event:
     """Return the event as the wire has it; if it is still too long, without its tags and the tools it asked for."""
     checked = check_event(event)
-    if _chars(checked) <= MAX_EVENT_CHARS:
+    if event_chars(checked) <= MAX_EVENT_CHARS:
         return checked
     return check_event(_without_lists(checked))
 

@@ -8,12 +8,14 @@ Keeps:
 from contextvars import ContextVar, Token
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 
 class Context(Struct, gc=False):
     """What every event of the running task is tagged with; empty strings mean "not said".
 
-    `outer` is the context this one was entered in, if it is of the same session: both hear of a transition.
+    `outer` is the context this one was entered in, if it is of the same session: both hear of a transition. `chars` is
+    how many characters its strings have, for the bound of the buffer.
     """
 
     session: str = ""
@@ -22,15 +24,27 @@ class Context(Struct, gc=False):
     state: str = ""
     tags: tuple[str, ...] = ()
     outer: "Context | None" = None
+    chars: int = 0
+
+    def __post_init__(self) -> None:
+        self.chars = sum(map(len, (self.session, self.user, self.tenant, self.state, *self.tags)))
 
 
 class RunContext(Struct, frozen=True, gc=False):
-    """The operation that is running: what events inside it name as `run_id` and `parent_id`, and its trace."""
+    """The operation that is running: what events inside it name as `run_id` and `parent_id`, and its trace.
+
+    `chars` is as that of `Context`.
+    """
 
     run_id: str = ""
     operation_id: str = ""
     agent: str = ""
     trace_id: str = ""
+    chars: int = 0
+
+    def __post_init__(self) -> None:
+        chars = len(self.run_id) + len(self.operation_id) + len(self.agent) + len(self.trace_id)
+        force_setattr(self, "chars", chars)
 
 
 _EMPTY = Context()
@@ -71,5 +85,6 @@ def move_state(session: str, state: str) -> None:
     """Let the later events of the current context say `state`, if the context is of `session`."""
     context: Context | None = CONTEXT.get()
     while context is not None and session and context.session == session:
+        context.chars += len(state) - len(context.state)
         context.state = state
         context = context.outer

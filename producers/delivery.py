@@ -23,15 +23,17 @@ Decides only: no I/O, no clock.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from pipeline.errors import RefusedError, ScriptMissingError, SidestreamError, UnknownOutcomeError
-from pipeline.keys import Keys
+from pipeline.errors import (
+    NotReplicatedError,
+    RefusedError,
+    ScriptMissingError,
+    SidestreamError,
+    UnknownOutcomeError,
+)
 from pipeline.presence import Acknowledged
-from pipeline.stream import FENCE_TTL_MS, Appended, SealedFrame, append_command, parse_appended
-
-if TYPE_CHECKING:
-    from pipeline.connection import Command, Reply
+from pipeline.stream import FENCE_TTL_MS, Appended, SealedFrame
 
 MAX_OUTSTANDING_FRAMES: Final = 64
 """Frames sealed and not acknowledged: 2.4 MB at a usual 76 bytes an event, and never more than 64 MB."""
@@ -184,14 +186,14 @@ class Delivery:
             for number, lane in sorted(self._lanes.items())
         }
 
-    def to_send(self) -> list[Sending]:
-        """Return what to send in the next write: every frame not acknowledged, in order, oldest first."""
+    def to_send(self, most: int = MAX_OUTSTANDING_FRAMES) -> list[Sending]:
+        """Return what to send in the next write: frames not acknowledged, in order, oldest first, at most `most`."""
         chosen: list[Sending] = []
         size = 0
         for lane in self._lanes.values():
             for sending in lane.frames:
                 size += len(sending.frame.body)
-                if chosen and size > MAX_BATCH_BYTES:
+                if len(chosen) == most or (chosen and size > MAX_BATCH_BYTES):
                     return chosen
                 chosen.append(sending)
         return chosen
@@ -218,6 +220,10 @@ class Delivery:
                     sending.lost = sending.frame.first_seq - next_seq if oldest else 0
                 case Appended():
                     self._set_aside(lane, sending, outcome, "its sequences overlap what is stored")
+                case NotReplicatedError():
+                    # Stored, and it may be lost with the primary: not what "acknowledged" promises here.
+                    sending.unknown = True
+                    outcome.trouble = outcome.trouble or answer
                 case RefusedError(code="bad_frame"):
                     self._set_aside(lane, sending, outcome, str(answer))
                 case _:
@@ -319,23 +325,3 @@ class Delivery:
         """Take note that the spool's file can no longer be relied on: what memory holds, memory alone holds."""
         for sending in self._in_memory():
             sending.stored = False
-
-
-def append_commands(delivery: Delivery, keys: Keys, sendings: Sequence[Sending]) -> "list[Command]":
-    """Return the commands that send these frames in one write."""
-    return [
-        append_command(
-            keys.partition(s.frame.partition), s.frame, lost=s.lost, by_text=delivery.need_text and index == 0
-        )
-        for index, s in enumerate(sendings)
-    ]
-
-
-def as_answer(reply: "Reply | SidestreamError") -> Answer:
-    """Read one reply to `append_commands`."""
-    if isinstance(reply, SidestreamError):
-        return reply
-    try:
-        return parse_appended(reply)
-    except RefusedError as error:
-        return RefusedError(str(error), code="bad_frame")

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipeline import limits
 from pipeline.presence import OpenOperation
-from producers.buffer import Buffer
+from producers import clock
+from producers.buffer import NEVER, Buffer
 from producers.ledger import Counts
 from producers.settings import PublishSettings
 
@@ -28,6 +30,9 @@ LAST_WORD_RATIO: Final = 0.1
 """The part of `close`'s time that is kept for the last presence."""
 
 _AFTER_FAULT_S: Final = 1.0
+_RING_AT: Final = limits.MAX_FRAME_EVENTS
+"""Events that wake the thread while it lets a frame fill."""
+
 _SNAPSHOT_TRIES: Final = 50
 
 
@@ -76,7 +81,7 @@ class Publisher:
 
     def wake(self) -> None:
         """Wake the thread, starting it first if need be; never raises, never waits."""
-        self._buffer.reader_sleeps = False
+        self._buffer.ring_at = NEVER
         if self._thread is None:
             self._start()
         self._ring()
@@ -95,7 +100,7 @@ class Publisher:
             thread.start()
         except RuntimeError:
             # No thread can be had now (the interpreter ends, or a limit): the next event asks again.
-            self._buffer.reader_sleeps = True
+            self._buffer.ring_at = 0
             self._starting.release()
             return
         self._thread = thread
@@ -110,7 +115,7 @@ class Publisher:
         """Return where this process's events are: one snapshot, the one before while calls never pause."""
         for _ in range(_SNAPSHOT_TRIES):
             with self._lock:
-                counts = self._buffer.ledger.settled(lambda: len(self._buffer.incoming), time.monotonic())
+                counts = self._buffer.ledger.settled(self._buffer.held, time.monotonic())
             if counts is not None:
                 self._last_counts = counts
                 break
@@ -128,7 +133,6 @@ class Publisher:
                 return True
             self._waiters.append(waiter)
             try:
-                self._buffer.reader_sleeps = False
                 self.wake()
                 self._lock.wait_for(lambda: waiter.done, max(0.0, deadline_s - time.monotonic()))
             finally:
@@ -139,7 +143,7 @@ class Publisher:
         """Return whether what was waited for is appended, or in the spool's file, from which a successor sends it."""
         with self._lock:
             shipper = self._shipper
-            if shipper is None or shipper.taken < waiter.target or shipper.set_aside != waiter.set_aside:
+            if shipper is None or not shipper.has_sealed(waiter.target) or shipper.set_aside != waiter.set_aside:
                 return False
             return shipper.spooled_to() >= (waiter.ordinal or shipper.delivery.last_sealed())
 
@@ -170,14 +174,14 @@ class Publisher:
         while not self._stop:
             self._rest(shipper, self._step(shipper))
         try:
-            shipper.say_last(time.monotonic())
+            shipper.say_last(clock.now_s())
             shipper.close()
         except Exception:
             LOG.exception("telemetry could not say goodbye")
 
     def _step(self, shipper: "Shipper") -> float | None:
         try:
-            wait_s = shipper.step(time.monotonic(), hurry=bool(self._waiters))
+            wait_s = shipper.step(clock.now_s(), hurry=bool(self._waiters))
         except Exception:
             # A fault of ours must not end telemetry for the life of the process; the account shows what is stuck.
             LOG.exception("the publisher met an error of its own; it goes on")
@@ -188,20 +192,22 @@ class Publisher:
     def _rest(self, shipper: "Shipper", wait_s: float | None) -> None:
         if wait_s == 0.0:
             return
+        ring_at = 0 if wait_s is None else _RING_AT
         if wait_s is None:
-            wait_s = shipper.heartbeat_in_s(time.monotonic())
-            self._buffer.reader_sleeps = True
-            if self._buffer.incoming:
-                wait_s = 0.0  # it came before the flag was up, and did not ring
+            wait_s = shipper.heartbeat_in_s(clock.now_s())
+        if not shipper.in_trouble:
+            self._buffer.ring_at = ring_at
+            if len(self._buffer.incoming) > ring_at:
+                wait_s = 0.0  # they came before the mark was up, and did not ring
         self._bell.acquire(timeout=wait_s)
-        self._buffer.reader_sleeps = False
+        self._buffer.ring_at = NEVER
 
     def _tell(self, shipper: "Shipper") -> None:
         if not self._waiters:
             return
         with self._lock:
             for waiter in self._waiters:
-                if waiter.ordinal is None and shipper.taken >= waiter.target:
+                if waiter.ordinal is None and shipper.has_sealed(waiter.target):
                     waiter.ordinal = shipper.delivery.last_sealed()
                 if waiter.ordinal is not None and shipper.safe_to() >= waiter.ordinal:
                     waiter.done, waiter.clean = True, shipper.set_aside == waiter.set_aside

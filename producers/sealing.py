@@ -1,40 +1,35 @@
 """Sealing: from events that were accepted to frames that never change.
 
 Keeps:
-- What is sealed decodes with the strict decoder that every worker uses first: no event can poison a frame.
+- What is encoded decodes with the strict decoder that every worker uses first: no event can poison a frame.
 - An event that cannot be stored is given back with the reason before any sequence is given, so that sequences have no
   hole.
-- A frame holds at most the target of expanded bytes, unless a single event is larger.
+- A piece holds at most `PIECE_EVENTS`, and `PIECE_BYTES` unless a single event is larger.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-import zstandard
-
 from pipeline import limits
 from pipeline.events import Event, Origin, Resource, check_event
-from pipeline.wire import Body, Codec, FrameEncoder
+from pipeline.wire import Codec, FrameEncoder
+from producers.accumulator import OpenFrame, Piece
 from producers.buffer import KINDS
+
+PIECE_EVENTS: Final = limits.MAX_FRAME_EVENTS // 2
+"""Two fill a frame: a backlog leaves in frames that are quite full."""
+
+PIECE_BYTES: Final = limits.TARGET_EXPANDED_BYTES // 4
 
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 """What msgspec raises for a value that is no field's; UnicodeEncodeError and ValidationError are ValueErrors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The body of one frame, its sequence not yet given."""
-
-    count: int
-    body: bytes
-
-
 @dataclass(slots=True)
-class Sealed:
-    """What became of a batch: bodies in order, and of what was no event its kind, the reason in a word, and in full."""
+class Encoded:
+    """What became of some events: pieces in order, and of what was no event its kind, the reason in a word, in full."""
 
-    bodies: list[Encoded] = field(default_factory=list[Encoded])
+    pieces: list[Piece] = field(default_factory=list[Piece])
     invalid: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
 
@@ -49,62 +44,55 @@ class Sealer:
 
     def __init__(self, resource: Resource, codec: Codec, origin: Origin = "live") -> None:
         self._encoder = FrameEncoder(resource, origin=origin, codec=codec)
-        self._zstd = zstandard.ZstdDecompressor()
-        self._msgpack = msgspec.msgpack.Decoder(Body)
-        self._json = msgspec.json.Decoder(Body)
 
     @property
     def codec(self) -> Codec:
         """How bodies are written."""
         return self._encoder.codec
 
-    def seal(self, events: list[Event]) -> Sealed:
-        """Encode the events of one batch."""
-        sealed = Sealed()
-        self._seal(events, sealed, checked=False)
-        return sealed
+    def seal(self, frame: OpenFrame) -> bytes:
+        """Return the body of a frame that is full enough."""
+        return self._encoder.join(frame.pieces, frame.count)
 
-    def _seal(self, events: list[Event], sealed: Sealed, *, checked: bool) -> None:
+    def encode(self, events: list[Event]) -> Encoded:
+        """Encode events of one partition, and prove that they decode."""
+        encoded = Encoded()
+        for start in range(0, len(events), PIECE_EVENTS):
+            self._encode(events[start : start + PIECE_EVENTS], encoded, checked=False)
+        return encoded
+
+    def _encode(self, events: list[Event], encoded: Encoded, *, checked: bool) -> None:
         if not events:
             return
         try:
-            body, size = self._proven(events)
+            # Proven before it is compressed: what zstd does with bytes does not depend on what they say.
+            data = self._encoder.encode_piece(events)
+            self._encoder.check_piece(data, len(events))
         except _UNWRITABLE:
             if checked:
-                self._halve(events, sealed, "unstorable")
+                self._halve(events, encoded, "unstorable")
             else:
-                self._seal(_checked(events, sealed), sealed, checked=True)
+                self._encode(_checked(events, encoded), encoded, checked=True)
             return
-        too_large = size > limits.MAX_EXPANDED_BYTES or len(body) > limits.MAX_BODY_BYTES
-        if too_large or (size > limits.TARGET_EXPANDED_BYTES and len(events) > 1):
-            self._halve(events, sealed, "too_large")
+        if len(data) > (PIECE_BYTES if len(events) > 1 else limits.TARGET_EXPANDED_BYTES):
+            self._halve(events, encoded, "too_large")
         else:
-            sealed.bodies.append(Encoded(len(events), body))
+            encoded.pieces.append(Piece(len(events), data))
 
-    def _halve(self, events: list[Event], sealed: Sealed, reason: str) -> None:
+    def _halve(self, events: list[Event], encoded: Encoded, reason: str) -> None:
         if len(events) == 1:
-            sealed.invalid.append((KINDS[type(events[0])], reason, "the event alone is larger than a frame may be"))
+            encoded.invalid.append((KINDS[type(events[0])], reason, "the event alone is larger than a frame may be"))
             return
         middle = len(events) // 2
-        self._seal(events[:middle], sealed, checked=True)
-        self._seal(events[middle:], sealed, checked=True)
-
-    def _proven(self, events: list[Event]) -> tuple[bytes, int]:
-        """Return a body and its expanded size, after reading it back."""
-        body = self._encoder.encode(events)
-        if self.codec == "json":
-            self._json.decode(body)
-            return body, len(body)
-        plain = self._zstd.decompress(body)
-        self._msgpack.decode(plain)
-        return body, len(plain)
+        self._encode(events[:middle], encoded, checked=True)
+        self._encode(events[middle:], encoded, checked=True)
 
 
-def _checked(events: list[Event], sealed: Sealed) -> list[Event]:
+def _checked(events: list[Event], encoded: Encoded) -> list[Event]:
     good: list[Event] = []
     for event in events:
         try:
             good.append(check_event(event))
         except _UNWRITABLE as error:
-            sealed.invalid.append((KINDS[type(event)], "arguments", str(error)))
+            encoded.invalid.append((KINDS[type(event)], "arguments", str(error)))
     return good

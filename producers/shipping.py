@@ -1,40 +1,42 @@
-"""Shipping: one step of the publisher, with its connection: connect, seal, send, say that one is there.
+"""Shipping: one step of the publisher: connect, encode, seal, send, say that one is there.
 
-Everything here runs on the publisher's thread. `Delivery` and `Buffer` decide; this does the I/O, and translates every
-trouble into a pause and one line in the log.
+Everything here runs on the publisher's thread. `Buffer`, `Accumulator`, `Delivery` and `Breaker` decide; this does the
+I/O, and translates every trouble into a pause and one line in the log.
 
 Keeps:
-- Nothing is sealed before the namespace's number of partitions is known, so nothing is ever routed twice.
-- The publisher's lock is held while events change their place, never while Redis is waited for, or the disk is
-  written to.
+- Nothing is routed before the namespace's number of partitions is known, so nothing is ever routed twice.
+- The publisher's lock is held while events change their place, never while they are encoded or compressed, Redis is
+  waited for, or the disk is written to.
+- What is done at one stretch under the interpreter's lock is short unless there is a backlog: `LOOK_EVENTS` events are
+  encoded in about 0.1 ms, and a breath follows.
 - With a spool, a frame is in its file before it is sent, and while Redis is away events are sealed into it.
 """
 
 import logging
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline import limits
-from pipeline.connection import RedisSettings, Reply, Server, server_facts
 from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, UnreachableError
 from pipeline.events import Event
 from pipeline.keys import Keys
-from pipeline.presence import OpenOperation, Presence, PresenceWriter, agree_partitions
+from pipeline.presence import OpenOperation
 from pipeline.redact import redact
-from pipeline.retry import Backoff
+from pipeline.retry import Breaker
+from producers.accumulator import LOOK_EVENTS, Accumulator, Router
+from producers.appending import append_frames
 from producers.buffer import KINDS, Buffer
-from producers.delivery import FRAME_AGE_S, Delivery, Outcome, append_commands, as_answer
+from producers.delivery import FRAME_AGE_S, MAX_OUTSTANDING_FRAMES, Delivery, Outcome
 from producers.ledger import Counts
-from producers.sealing import Sealed, Sealer
+from producers.link import Connector, Link
+from producers.sealing import Encoded, Sealer
 from producers.settings import PublishSettings
+from producers.word import PRESENCE_EVERY_S, Agents, Word, without_buffered
 
 if TYPE_CHECKING:
     from producers.spool import Spool, SpoolSettings
@@ -42,53 +44,25 @@ if TYPE_CHECKING:
 
 LOG: Final = logging.getLogger("sidestream")
 
-PRESENCE_EVERY_S: Final = 1.0
-HEARTBEAT_S: Final = 5.0
-"""A presence is repeated this often although nothing has changed."""
+BACKLOG_EVENTS: Final = limits.MAX_FRAME_EVENTS
+"""From so many events on, keeping up comes before short stretches."""
 
-SEAL_AT_ONCE: Final = 8
-"""Frames sealed under one hold of the lock: about 6 ms."""
+MOST_AT_ONCE: Final = 8 * limits.MAX_FRAME_EVENTS
+SEAL_AT_ONCE: Final = 16
+"""Frames compressed between two looks at who waits."""
+
+BREATH_S: Final = 0.0002
+"""Between two stretches of work, so that an event loop that waits for the interpreter's lock gets it."""
+
+PROBE_FRAMES: Final = 1
+"""What is sent to a server that has failed again and again, to find out whether it is back."""
 
 SETTLE_TRIES: Final = 20
-AGENTS_SHOWN: Final = 100
 REFUSED_PAUSE_S: Final = 5.0
+"""No try sooner can help: a person has to change something."""
+
 HURRIED_PAUSE_S: Final = 0.1
 """Between tries while someone waits in `flush` or `close`."""
-
-
-@dataclass(slots=True)
-class _Link:
-    """The connection, and what is known of its other end."""
-
-    server: Server
-    keys: Keys
-    partitions: int = 0
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """Failures in a row, and since when to wait; one warning a stretch."""
-
-    failures: int = 0
-    since_s: float = 0.0
-    until_s: float = 0.0
-    warned: str = ""
-    last_error: str = ""
-
-    def pause_s(self, now_s: float, *, hurry: bool) -> float:
-        """Return seconds to wait before the next try."""
-        until_s = min(self.until_s, self.since_s + HURRIED_PAUSE_S) if hurry else self.until_s
-        return max(0.0, until_s - now_s)
-
-
-@dataclass(slots=True)
-class _Word:
-    """What was last said in a presence."""
-
-    at_s: float = float("-inf")
-    counts: Counts = field(default_factory=Counts)
-    base: Counts = field(default_factory=Counts)
-    started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
 class Shipper:
@@ -107,39 +81,39 @@ class Shipper:
         self.set_aside = 0
         """Events that can never be sent, and remain unknown."""
         self._settings = settings
-        self._find_url = find_url
         self._buffer = buffer
         self._ledger = buffer.ledger
         self._lock = lock
         self._open_operations = open_operations
+        self._connector = Connector(settings.namespace, settings.partitions, find_url)
+        self._router = Router()
+        self._accumulator = Accumulator(settings.linger_ms / 1000)
         self._sealer = Sealer(settings.resource, settings.codec)
         self._away_sealer = Sealer(settings.resource, settings.codec, "spooled")
         self._spool: Spool | None = None
         self._handed_over = 0
         self._kept_at_s = float("-inf")
-        self._link: _Link | None = None
-        self._trouble = _Trouble()
-        self._backoff = Backoff()
-        self._agents: set[str] = set()
+        self._breaker = Breaker()
+        self._warned = ""
+        self._last_error = ""
+        self._agents = Agents()
         self._counts = Counts()
-        self._partitions = 0
-        self._inspected = False
         self._unknown_before = 0
         self._begin_as(os.urandom(16).hex(), Counts(), after=0)
         self._recovery = self._recovery_of(settings)
 
     def _begin_as(self, producer: str, base: Counts, *, after: int) -> None:
-        self._word = _Word(base=base)
-        self._writer = PresenceWriter(Keys(self._settings.namespace), producer)
+        settings = self._settings
+        self._word = Word(Keys(settings.namespace), producer, settings.resource, base, self._open_operations)
         age_s = FRAME_AGE_S
-        if self._settings.spool_dir:
+        if settings.spool_dir:
             from producers.spool import SPOOL_AGE_S, Owner, Spool  # noqa: PLC0415 - sqlite is for those who spool
 
             age_s = SPOOL_AGE_S
-            resource = self._settings.resource
+            resource = settings.resource
             owner = Owner(
                 producer=producer,
-                namespace=self._settings.namespace,
+                namespace=settings.namespace,
                 service=resource.service,
                 version=resource.version,
                 environment=resource.environment,
@@ -148,7 +122,7 @@ class Shipper:
                 started_ms=self._word.started_ms,
                 partitions=self._routed_by(),
             )
-            self._spool = Spool(spool_settings(self._settings), owner)
+            self._spool = Spool(spool_settings(settings), owner)
         self.delivery = Delivery(producer, after, age_s)
 
     def _recovery_of(self, settings: PublishSettings) -> "Recovery | None":
@@ -156,10 +130,10 @@ class Shipper:
             return None
         from producers.spool_recovery import Recovery  # noqa: PLC0415 - as above
 
-        return Recovery(spool_settings(settings).folder, Keys(settings.namespace))
+        return Recovery(spool_settings(settings).folder, Keys(settings.namespace), replicas=settings.replicas)
 
     def _routed_by(self) -> int:
-        return self._partitions or self._settings.partitions
+        return self._connector.partitions or self._settings.partitions
 
     def step(self, now_s: float, *, hurry: bool) -> float | None:
         """Do what is due; return seconds until something will be, None when only an event or a heartbeat can be next.
@@ -168,117 +142,107 @@ class Shipper:
             now_s: A monotonic clock.
             hurry: Do not linger: someone waits for everything to be appended.
         """
-        pause_s = self._trouble.pause_s(now_s, hurry=hurry)
+        pause_s = self._pause_s(now_s, hurry=hurry)
         if pause_s > 0:
             return pause_s if self._spool is None else min(pause_s, self._keep(now_s, hurry=hurry))
-        due_s = 0.0 if hurry and self._buffer.incoming else self._buffer.due_in_s(now_s)
-        if due_s == 0.0 or self.delivery.outstanding_frames():
-            self._attempt(now_s, drain=due_s == 0.0)
-            due_s = self._buffer.due_in_s(now_s)
+        if self._buffer.held() or self.delivery.outstanding_frames():
+            self._attempt(now_s, hurry=hurry)
         # Also after an outage with nothing left to send: the presence is then what finds that Redis is back.
         self._say(now_s)
-        if self._recover_others(now_s):
-            due_s = 0.0
-        pause_s = self._trouble.pause_s(now_s, hurry=hurry)
-        if due_s is not None:
-            due_s = min(due_s, PRESENCE_EVERY_S)  # a long linger does not delay the word about what is buffered
-        if pause_s and self._spool is not None:
-            return min(pause_s, self._spool.look_in_s)
-        return pause_s or (0.0 if self.delivery.outstanding_frames() else due_s)
+        more = self._recover_others(now_s)
+        pause_s = self._pause_s(now_s, hurry=hurry)
+        if pause_s:
+            return pause_s if self._spool is None else min(pause_s, self._spool.look_in_s)
+        return 0.0 if more or self.delivery.outstanding_frames() else self._rest_s(now_s, hurry=hurry)
 
-    def _attempt(self, now_s: float, *, drain: bool) -> None:
-        if self._spool is not None and self._trouble.failures:
-            self._keep(now_s, hurry=drain)  # the try below may take seconds
+    def _rest_s(self, now_s: float, *, hurry: bool) -> float | None:
+        """Return seconds until there is something to encode or to seal."""
+        waiting = len(self._buffer.incoming)
+        due_s = self._accumulator.due_in_s(now_s)
+        if due_s is None and not waiting:
+            return None
+        if hurry or waiting > BACKLOG_EVENTS:
+            return 0.0
+        if waiting >= LOOK_EVENTS or due_s is None:
+            return BREATH_S
+        # A long linger does not delay the word about what is buffered.
+        return max(BREATH_S, min(due_s, self._accumulator.look_in_s(), PRESENCE_EVERY_S))
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether Redis failed at the last try."""
+        return self._breaker.failures > 0
+
+    def has_sealed(self, target: int) -> bool:
+        """Return whether the first `target` events taken from the buffer are all sealed, or were found invalid."""
+        return self.taken >= target and self._accumulator.events == 0
+
+    def _attempt(self, now_s: float, *, hurry: bool) -> None:
+        if self._spool is not None and self._breaker.failures:
+            self._keep(now_s, hurry=True)  # the try below may take seconds
         try:
-            link = self._connected()
+            link = self._connector.connected()
         except SidestreamError as error:
             self._pause(error, now_s)
             return
         # Before anything is sent: a frame that lay here while the process was idle may have grown too old.
         self._renew(now_s)
-        if drain:
-            self._seal(link.partitions, now_s)
+        self._take_in(link.partitions, now_s, self._sealer, hurry=hurry)
         self._store(now_s)
         self._send(link, now_s)
 
-    # Connecting
+    # Encoding and sealing
 
-    def _connected(self) -> _Link:
-        """Return the connection, after a first exchange with the server.
-
-        Raises:
-            SidestreamError: There is no server, or it does not let us in.
-        """
-        if self._link is None:
-            url = self._find_url()
-            if url is None:
-                raise UnreachableError(
-                    "no Redis is known: set SIDESTREAM_REDIS_URL, or start `sidestream worker`, which brings a server"
-                )
-            self._link = self._open(url)
-        return self._link
-
-    def _open(self, url: str) -> _Link:
-        link = _Link(Server(RedisSettings(url)), Keys(self._settings.namespace))
-        try:
-            link.partitions = agree_partitions(link.server, link.keys, self._settings.partitions)
-            self._inspect(link.server)
-        except SidestreamError:
-            link.server.close()
-            raise
-        self._partitions = link.partitions
-        return link
-
-    def _inspect(self, server: Server) -> None:
-        info: Reply | SidestreamError = server.batch([["INFO"]])[0]
-        if self._inspected or isinstance(info, SidestreamError):
-            return  # a user who may not ask for INFO may still append
-        self._inspected = True
-        for problem in server_facts(info).problems():
-            LOG.warning("this Redis is not fit to carry telemetry", extra={"problem": problem})
-
-    def _disconnect(self) -> None:
-        if self._link is not None:
-            self._link.server.close()
-            self._link = None
-
-    # Sealing
-
-    def _seal(self, partitions: int, now_s: float, sealer: Sealer | None = None) -> None:
-        self._renew(now_s)
-        sealer = sealer or self._sealer
-        most = min(self._room(now_s), SEAL_AT_ONCE)
-        if most == 0:
+    def _take_in(self, partitions: int, now_s: float, sealer: Sealer, *, hurry: bool) -> None:
+        """Encode what waits, and seal what is full or has waited for long enough, as far as there is room."""
+        room = self._room(now_s)
+        if not room:
             return
+        if not (hurry and self._accumulator.events):  # who waits in `flush` waits for those before, not for those after
+            self._encode(partitions, now_s)
+        self._seal(now_s, min(room, SEAL_AT_ONCE), sealer, hurry=hurry)
+
+    def _encode(self, partitions: int, now_s: float) -> None:
+        buffer, accumulator = self._buffer, self._accumulator
+        waiting = len(buffer.incoming)
         with self._lock:
-            for batch in self._buffer.drain(partitions, self.delivery.producer, most):
-                self.taken += len(batch.events)
-                self._see(batch.events)
-                sealed = self._proven(batch.events, sealer)
-                for kind, reason, why in sealed.invalid:
+            events = buffer.take(LOOK_EVENTS if waiting <= BACKLOG_EVENTS else MOST_AT_ONCE)
+            self.taken += len(events)
+            buffer.held_elsewhere(accumulator.events + len(events))
+        accumulator.arrived(len(events), now_s)
+        self._agents.see(events)
+        parts = self._router.split(events, partitions, self.delivery.producer)
+        encoded = [(partition, self._encoded(some)) for partition, some in parts.items()]
+        with self._lock:
+            for partition, part in encoded:
+                for kind, reason, why in part.invalid:
                     self._ledger.invalid(kind, reason, why=why)
-                for body in sealed.bodies:
-                    self.delivery.seal(batch.partition, body.count, sealer.codec, body.body, now_s)
+                for piece in part.pieces:
+                    accumulator.add(partition, piece, now_s)
+            buffer.held_elsewhere(accumulator.events)
+
+    def _encoded(self, events: list[Event]) -> Encoded:
+        try:
+            return self._sealer.encode(events)
+        except Exception:
+            # A fault of ours: without this the events would be nowhere in the account.
+            LOG.exception("events could not be encoded; they are counted invalid")
+            return Encoded(invalid=[(KINDS[type(event)], "fault", "see the log") for event in events])
+
+    def _seal(self, now_s: float, most: int, sealer: Sealer, *, hurry: bool) -> None:
+        frames = self._accumulator.take(now_s, most, hurry=hurry)
+        bodies = [sealer.seal(frame) for frame in frames]
+        with self._lock:
+            for frame, body in zip(frames, bodies, strict=True):
+                self.delivery.seal(frame.partition, frame.count, sealer.codec, body, now_s)
+                self._accumulator.sealed(frame)
+            self._buffer.held_elsewhere(self._accumulator.events)
             self._note_places()
 
     def _room(self, now_s: float) -> int:
         if self._spool is not None and self._spool.takes_more(now_s):
             return SEAL_AT_ONCE
         return self.delivery.room()
-
-    def _proven(self, events: list[Event], sealer: Sealer) -> Sealed:
-        try:
-            return sealer.seal(events)
-        except Exception:
-            # A fault of ours: without this the events of the batch would be nowhere in the account.
-            LOG.exception("a batch could not be sealed; its events are counted invalid")
-            return Sealed(invalid=[(KINDS[type(event)], "fault", "see the log") for event in events])
-
-    def _see(self, events: list[Event]) -> None:
-        for event in events:
-            agent: object = getattr(event, "agent", "")
-            if len(self._agents) < AGENTS_SHOWN and isinstance(agent, str) and agent not in self._agents:
-                self._agents.add(agent[: limits.MAX_NAME_CHARS].encode("utf-8", "replace").decode())
 
     def _renew(self, now_s: float) -> None:
         """Take a new producer id if a fence of the old one may soon be forgotten."""
@@ -287,8 +251,8 @@ class Shipper:
         self._expire(now_s)
         if self.delivery.outstanding_frames() and not self._hand_over():
             return
-        counts = _without_buffered(self._settle() or self._counts)
-        self._write(counts, now_s, closed=1)
+        counts = without_buffered(self._settle() or self._counts)
+        self._write(counts, now_s, closed=True)
         with self._lock:
             self._unknown_before += self.delivery.unknown()
             self._begin_as(os.urandom(16).hex(), counts, after=self.delivery.last_sealed())
@@ -309,12 +273,13 @@ class Shipper:
         """Seal into the spool what waits while Redis is away; return seconds until there may be more."""
         if self._spool is None:
             return PRESENCE_EVERY_S
-        full = len(self._buffer.incoming) >= limits.MAX_FRAME_EVENTS
+        full = self._buffer.held() >= limits.MAX_FRAME_EVENTS
         if hurry or full or now_s - self._kept_at_s >= self._spool.linger_s:
             self._kept_at_s = now_s
-            self._seal(self._routed_by(), now_s, self._away_sealer)
+            self._renew(now_s)
+            self._take_in(self._routed_by(), now_s, self._away_sealer, hurry=True)
         self._store(now_s)
-        more = len(self._buffer.incoming) >= limits.MAX_FRAME_EVENTS and self._room(now_s) > 0
+        more = self._buffer.held() >= limits.MAX_FRAME_EVENTS and self._room(now_s) > 0
         return 0.0 if more else self._spool.look_in_s
 
     def _store(self, now_s: float) -> None:
@@ -347,17 +312,17 @@ class Shipper:
 
     def _recover_others(self, now_s: float) -> bool:
         """Send a batch of what a dead producer left; return whether there is more of it."""
-        if self._recovery is None or self._link is None or self._trouble.failures:
+        if self._recovery is None or self._connector.link is None or self._breaker.failures:
             return False
         try:
-            return self._recovery.step(self._link.server, now_s)
+            return self._recovery.step(self._connector.link.server, now_s)
         except SidestreamError as error:
             self._pause(error, now_s)
             return False
 
     def safe_to(self) -> int:
         """Return the number up to which every frame is appended, or, while Redis is away, in the spool's file."""
-        if self._spool is not None and self._trouble.failures:
+        if self._spool is not None and self._breaker.failures:
             return self.delivery.safe_to()
         return self.delivery.acknowledged_to()
 
@@ -372,21 +337,24 @@ class Shipper:
 
     # Sending
 
-    def _send(self, link: _Link, now_s: float) -> None:
+    def _send(self, link: Link, now_s: float) -> None:
         self._refill(now_s)
-        sending = self.delivery.to_send()
+        delivery = self.delivery
+        sending = delivery.to_send(PROBE_FRAMES if self._breaker.probing else MAX_OUTSTANDING_FRAMES)
         if not sending:
             return
         try:
-            replies = link.server.batch(append_commands(self.delivery, link.keys, sending))
+            answers = append_frames(
+                link.server, link.keys, sending, by_text=delivery.need_text, replicas=self._settings.replicas
+            )
         except SidestreamError as error:
             with self._lock:
-                outcome = self.delivery.failed(sending, error)
+                outcome = delivery.failed(sending, error)
                 self._note_places()
-            self._disconnect()
+            self._connector.disconnect()
         else:
             with self._lock:
-                outcome = self.delivery.answered(sending, [as_answer(reply) for reply in replies], now_s)
+                outcome = delivery.answered(sending, answers, now_s)
                 self._account(outcome)
         self._conclude(outcome, now_s)
 
@@ -403,10 +371,10 @@ class Shipper:
             self._spool.set_aside(outcome.refused, "refused")
         if outcome.set_aside:
             self._report_set_aside(sum(sending.frame.count for sending in outcome.refused), outcome.set_aside)
-        if outcome.trouble is not None:
-            self._pause(outcome.trouble, now_s)
-        elif outcome.appended:
+        if outcome.trouble is None:
             self._recover()
+        else:
+            self._pause(outcome.trouble, now_s)
 
     def _report_set_aside(self, events: int, why: str) -> None:
         if not self.set_aside:
@@ -415,37 +383,38 @@ class Shipper:
 
     # Trouble
 
+    def _pause_s(self, now_s: float, *, hurry: bool) -> float:
+        return self._breaker.pause_s(now_s, most_s=HURRIED_PAUSE_S if hurry else None)
+
     def _pause(self, error: SidestreamError, now_s: float) -> None:
-        trouble = self._trouble
         if error.code == "script_missing":
             return  # the next try sends the text
-        trouble.failures += 1
-        trouble.last_error = f"{error.code}: {redact(str(error), 200)}"
-        pause_s = self._backoff.pause_s(trouble.failures, random.random())  # noqa: S311 - spreads tries, guards nothing
-        if isinstance(error, RefusedError):
-            pause_s = REFUSED_PAUSE_S
+        self._last_error = f"{error.code}: {redact(str(error), 200)}"
+        refused = isinstance(error, RefusedError)
+        draw = random.random()  # noqa: S311 - spreads tries, guards nothing
+        self._breaker.failed(now_s, draw, least_s=REFUSED_PAUSE_S if refused else 0.0)
         if isinstance(error, (RefusedError, UnreachableError, UnknownOutcomeError)):
-            self._disconnect()
-        trouble.since_s, trouble.until_s = now_s, now_s + pause_s
-        if trouble.warned == "" or (isinstance(error, RefusedError) and trouble.warned != error.code):
-            trouble.warned = error.code
+            self._connector.disconnect()
+        if not self._warned or (refused and self._warned != error.code):
+            self._warned = error.code
             LOG.warning(
                 "telemetry waits for Redis; events are buffered and the application goes on: %s",
-                trouble.last_error,
-                extra={"code": error.code, "error": trouble.last_error},
+                self._last_error,
+                extra={"code": error.code, "error": self._last_error},
             )
 
     def _recover(self) -> None:
-        if self._trouble.warned:
-            LOG.info("Redis is back; telemetry flows again", extra={"failures": self._trouble.failures})
-        self._trouble = _Trouble(last_error=self._trouble.last_error)
+        if self._warned:
+            LOG.info("Redis is back; telemetry flows again", extra={"failures": self._breaker.failures})
+        self._warned = ""
+        self._breaker.succeeded()
 
     # Presence
 
     def _settle(self) -> Counts | None:
         for _ in range(SETTLE_TRIES):
             with self._lock:
-                counts = self._ledger.settled(lambda: len(self._buffer.incoming), time.monotonic())
+                counts = self._ledger.settled(self._buffer.held, time.monotonic())
             if counts is not None:
                 self._counts = counts
                 return counts
@@ -454,84 +423,49 @@ class Shipper:
 
     def _say(self, now_s: float) -> None:
         """Write a presence if one is due: once a second while something changes, else as a heartbeat."""
-        if not self._partitions or now_s - self._word.at_s < PRESENCE_EVERY_S:
+        if not self._word.wanted(now_s):
+            return
+        # Before the first event there is nothing to tell but what hangs already.
+        if not self._connector.partitions and not self._open_operations(time.time_ns() // 1000):
             return
         counts = self._settle() or self._counts
-        if counts != self._word.counts or now_s - self._word.at_s >= HEARTBEAT_S:
-            self._write(counts, now_s, closed=0)
+        if self._word.has_news(counts, now_s):
+            self._write(counts, now_s, closed=False)
 
     def say_last(self, now_s: float) -> None:
         """Write the presence that says goodbye, if there is a server to write it to."""
-        if self._link is not None:
-            self._write(self._settle() or self._counts, now_s, closed=1)
+        if self._connector.link is not None:
+            self._write(self._settle() or self._counts, now_s, closed=True)
 
-    def _write(self, counts: Counts, now_s: float, *, closed: int) -> None:
-        self._word.at_s = now_s
+    def _write(self, counts: Counts, now_s: float, *, closed: bool) -> None:
+        self._word.tried(now_s)
+        presence = self._word.presence(
+            counts,
+            self.delivery,
+            partitions=self._connector.partitions,
+            agents=self._agents,
+            last_error=self._last_error,
+            closed=closed,
+        )
         try:
-            server = self._connected().server
-            self._writer.write(server, self._presence(counts.since(self._word.base), closed))
+            self._word.say(self._connector.connected().server, presence, counts)
         except SidestreamError as error:
             self._pause(error, now_s)
             return
-        self._word.counts = counts
         if not self.delivery.outstanding_frames():
             self._recover()
 
-    def _presence(self, counts: Counts, closed: int) -> Presence:
-        resource = self._settings.resource
-        return Presence(
-            producer=self.delivery.producer,
-            service=resource.service,
-            version=resource.version,
-            environment=resource.environment,
-            instance=resource.instance,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            library=_library_version(),
-            started_ms=self._word.started_ms,
-            offered=counts.offered,
-            invalid=counts.invalid,
-            shed=counts.shed,
-            buffered=counts.buffered,
-            spooled=counts.spooled,
-            in_flight=counts.in_flight,
-            unknown=counts.unknown,
-            appended=counts.appended,
-            lost=counts.lost,
-            losses=counts.losses,
-            acknowledged=self.delivery.acknowledged(),
-            partitions=self._partitions,
-            agents=tuple(sorted(self._agents - {""})),
-            last_error=self._trouble.last_error,
-            open_operations=tuple(self._open_operations(time.time_ns() // 1000)),
-            closed=closed,
-        )
-
     def heartbeat_in_s(self, now_s: float) -> float:
         """Return seconds until a presence is due although nothing happens."""
-        changed = self._counts != self._word.counts or self._word.counts.offered == 0
-        every_s = PRESENCE_EVERY_S if changed else HEARTBEAT_S
-        return max(0.05, self._word.at_s + every_s - now_s)
+        return self._word.due_in_s(self._counts, now_s)
 
     def close(self) -> None:
         """Let go of the connection, and of the spool: what is in it waits for a successor."""
-        self._disconnect()
+        self._connector.disconnect()
         if self._recovery is not None:
             self._recovery.close()
         if self._spool is not None:
             self._spool.close(self.delivery)
-
-
-def _without_buffered(counts: Counts) -> Counts:
-    """Return the counts of a producer whose buffered events the next one takes over."""
-    return replace(counts, offered=counts.offered - counts.buffered, buffered=0)
-
-
-def _library_version() -> str:
-    try:
-        return metadata.version("sidestream")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def spool_settings(settings: PublishSettings) -> "SpoolSettings":

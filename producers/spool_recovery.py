@@ -21,7 +21,6 @@ Events that it took after its last word and had not sealed are known to nobody.
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,9 @@ from msgspec import Struct
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
 from pipeline.presence import Acknowledged, Presence, PresenceWriter, agree_partitions, read_last_word
-from producers.delivery import Delivery, Outcome, Sending, append_commands, as_answer
+from producers import clock
+from producers.appending import append_frames
+from producers.delivery import Delivery, Outcome, Sending
 from producers.spool import SPOOL_AGE_S, finish_file, keep_aside, read_back
 from producers.spool_file import Owner, SpoolError, SpoolFile, SpoolFullError, spool_files
 
@@ -78,13 +79,15 @@ class Recovery:
         folder: Of the namespace.
         keys: Of the namespace.
         age_s: How old a frame may be and still be sent.
+        replicas: How many must have a frame before it leaves the file.
     """
 
-    def __init__(self, folder: Path, keys: Keys, age_s: float = SPOOL_AGE_S) -> None:
+    def __init__(self, folder: Path, keys: Keys, age_s: float = SPOOL_AGE_S, *, replicas: int = 0) -> None:
         self.done: list[Recovered] = []
         self._folder = folder
         self._keys = keys
         self._age_s = age_s
+        self._replicas = replicas
         self._estate: _Estate | None = None
         self._look_at_s = float("-inf")
         self._candidates: list[Path] = []
@@ -164,8 +167,8 @@ class Recovery:
 
     def _send(self, server: "Server", estate: _Estate, sendings: Sequence[Sending], now_s: float) -> None:
         delivery = estate.delivery
-        replies = server.batch(append_commands(delivery, self._keys, sendings))
-        outcome = delivery.answered(sendings, [as_answer(reply) for reply in replies], now_s)
+        answers = append_frames(server, self._keys, sendings, by_text=delivery.need_text, replicas=self._replicas)
+        outcome = delivery.answered(sendings, answers, now_s)
         self._note(estate, outcome)
         if outcome.trouble is not None and outcome.trouble.code != "script_missing":
             raise outcome.trouble
@@ -255,7 +258,7 @@ def drain(recovery: Recovery, server: "Server") -> list[Recovered]:
         SidestreamError: Of the server; what was not sent stays.
     """
     try:
-        while recovery.step(server, time.monotonic()):
+        while recovery.step(server, clock.now_s()):
             pass
     finally:
         recovery.close()

@@ -24,7 +24,7 @@ import msgspec
 from pipeline import limits
 from pipeline.events import ErrorEvent, Event, OperationEvent, Status, TransitionEvent, UsageEvent
 from pipeline.redact import redact
-from producers.buffer import MAX_EVENT_CHARS, Buffer
+from producers.buffer import SMALL_EVENT_CHARS, Buffer
 from producers.context import CONTEXT, RUN, Context, move_state
 from producers.errors_seen import report_once
 from producers.exceptions import type_name
@@ -101,11 +101,11 @@ class Telemetry:
     def _begin(self) -> None:
         """Start afresh, with nothing buffered and nobody running."""
         settings = _instance_of_this_process(self._settings)
-        self.open_operations = OpenOperations()
+        self.open_operations = OpenOperations(lambda: self._buffer.wake())  # noqa: PLW0108 - `hold` changes it
         self._sessions = SessionMemory()
         self._id_prefix = os.urandom(6).hex()
         self._next_id = itertools.count(1).__next__
-        self._buffer = Buffer(settings.buffer_events, settings.linger_ms / 1000)
+        self._buffer = Buffer(settings.buffer_events, settings.buffer_bytes)
         self._count = self._buffer.ledger.offered.count
         self._publisher = Publisher(settings, self._find_url, self._buffer, self.open_operations.older_than)
 
@@ -208,17 +208,17 @@ class Telemetry:
         buffer = self._buffer
         try:
             self._count()
+            context = _context()
+            run = _run()
             if details or (
                 len(agent) + len(model) + len(provider) + len(response_model) + len(finish_reason) + len(status)
-                > MAX_EVENT_CHARS
+                > SMALL_EVENT_CHARS - context.chars - run.chars
             ):
                 return self._usage_in_full(
                     (agent, model, input_tokens, output_tokens, duration_us, ttft_us, provider, response_model),
                     (finish_reason, status, cache_read_tokens, reasoning_tokens),
                     details,
                 )
-            context = _context()
-            run = _run()
             event = UsageEvent(
                 _now_ns() // 1000,
                 agent or run.agent,
@@ -248,15 +248,16 @@ class Telemetry:
                 reasoning_tokens,
             )
             incoming = buffer.incoming
-            if len(incoming) < buffer.usage_room:
+            waiting = len(incoming)
+            if waiting < buffer.usage_room:
                 incoming.append(event)
-                if buffer.reader_sleeps:
+                if waiting >= buffer.ring_at:
                     buffer.wake()
                 return True
         except Exception:  # noqa: BLE001 - the application's call must not fail for its telemetry
             buffer.ledger.invalid("usage", "arguments")
             return False
-        buffer.ledger.shed("usage", "full")
+        buffer.refuse("usage")
         return False
 
     def _usage_in_full(self, first: tuple[object, ...], second: tuple[object, ...], details: UsageDetails) -> bool:
@@ -362,7 +363,7 @@ class Telemetry:
         except Exception:  # noqa: BLE001 - see usage
             self._buffer.ledger.invalid("transition", "arguments")
             return False
-        return self._buffer.put(event, "transition")
+        return self._buffer.offer(event)
 
     def _transition(self, from_state: str, to_state: str, session: str, context: Context, now_us: int) -> Event:
         if not to_state or not session:

@@ -76,6 +76,8 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
     partitions: int | None = None,
     linger_ms: int | None = None,
     buffer_events: int | None = None,
+    buffer_bytes: int | None = None,
+    append_level: str | None = None,
     codec: str | None = None,
     close_timeout_s: float | None = None,
     spool_dir: str | None = None,
@@ -95,8 +97,11 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         redis_url: `redis://`, `rediss://` or `unix://`; by default the embedded server, if one runs.
         namespace: Keeps applications and environments on one Redis apart.
         partitions: Streams to spread sessions over (1-1024).
-        linger_ms: Milliseconds an event waits for others of its frame (0-10,000).
+        linger_ms: Milliseconds an event waits for others of its frame at most (0-10,000).
         buffer_events: Events held at most while Redis is slow or away (100-10,000,000).
+        buffer_bytes: Bytes that they may take, as estimated (1 MiB to 1 TiB; docs/publishing.md says by what); by
+            default 1,664 for each of `buffer_events`.
+        append_level: `appended`, or `replicated(n)`: an event counts when n replicas have it too.
         codec: `mz` or `json`.
         close_timeout_s: Seconds that closing waits for Redis (0-300).
         spool_dir: Folder on a local disk for what Redis has not got yet; by default there is no spool.
@@ -116,6 +121,8 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         "partitions": partitions,
         "linger_ms": linger_ms,
         "buffer_events": buffer_events,
+        "buffer_bytes": buffer_bytes,
+        "append_level": append_level,
         "codec": codec,
         "close_timeout_s": close_timeout_s,
         "spool_dir": spool_dir,

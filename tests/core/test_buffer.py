@@ -1,10 +1,7 @@
 """The buffer and the account: pure, so time is whatever the test says."""
 
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
-from pipeline.keys import partition_of
-from producers.buffer import MAX_EVENT_CHARS, Buffer
-
-OWNER = "0" * 32
+from producers.buffer import MAX_EVENT_CHARS, NEVER, SLOT_BYTES, SMALL_EVENT_CHARS, Buffer
 
 
 def offered(buffer: Buffer, event: Event) -> bool:
@@ -15,7 +12,7 @@ def offered(buffer: Buffer, event: Event) -> bool:
 
 def test_usage_is_shed_first_and_errors_and_transitions_last() -> None:
     """From nine tenths on only errors and transitions get in, up to the capacity; each refusal is counted by kind."""
-    buffer = Buffer(100, 0.05)
+    buffer = Buffer(100)
     taken = sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(120))
     assert taken == 90
     assert not offered(buffer, OperationEvent(time_us=1))
@@ -27,61 +24,9 @@ def test_usage_is_shed_first_and_errors_and_transitions_last() -> None:
     assert counts.offered == counts.accounted() == 133
 
 
-def test_an_event_waits_a_linger_for_others() -> None:
-    """A frame that is not full is due a linger after its first event was seen."""
-    buffer = Buffer(1000, 0.05)
-    assert buffer.due_in_s(16.0) is None
-    offered(buffer, UsageEvent(time_us=1))
-    assert buffer.due_in_s(16.0) is not None
-    assert not buffer.ready(16.04)
-    assert buffer.ready(16.06)
-
-
-def test_a_full_frame_does_not_wait() -> None:
-    """With as many events as a frame holds there is nothing to wait for."""
-    buffer = Buffer(1000, 0.05)
-    for _ in range(500):
-        offered(buffer, UsageEvent(time_us=1))
-    assert buffer.ready(0.0)
-
-
-def test_events_of_a_session_leave_in_order_in_one_partition() -> None:
-    """Batches keep the order of each partition, and no batch holds more than a frame."""
-    buffer = Buffer(10_000, 0.05)
-    for n in range(3000):
-        offered(buffer, UsageEvent(time_us=n, session=f"s{n % 7}"))
-    batches = buffer.drain(4, OWNER, 100)
-    assert sum(len(batch.events) for batch in batches) == 3000
-    assert max(len(batch.events) for batch in batches) == 500
-    for session in {f"s{n}" for n in range(7)}:
-        of_session = [(b.partition, e.time_us) for b in batches for e in b.events if e.session == session]
-        assert {partition for partition, _ in of_session} == {partition_of(session, 4)}
-        assert [time_us for _, time_us in of_session] == sorted(time_us for _, time_us in of_session)
-
-
-def test_what_would_begin_one_batch_too_many_stays() -> None:
-    """A drain of one batch leaves the rest in the buffer, in order."""
-    buffer = Buffer(10_000, 0.05)
-    for n in range(1200):
-        offered(buffer, UsageEvent(time_us=n, session="s"))
-    [first] = buffer.drain(4, OWNER, 1)
-    assert [e.time_us for e in first.events] == list(range(500))
-    assert buffer.incoming[0].time_us == 500
-    assert len(buffer.incoming) == 700
-
-
-def test_an_event_routes_by_session_else_run_else_producer() -> None:
-    """Events without session and run stay together, with their producer."""
-    buffer = Buffer(1000, 0.05)
-    offered(buffer, UsageEvent(time_us=1, run_id="r"))
-    offered(buffer, UsageEvent(time_us=2))
-    found = {e.time_us: b.partition for b in buffer.drain(64, OWNER, 9) for e in b.events}
-    assert found == {1: partition_of("r", 64), 2: partition_of(OWNER, 64)}
-
-
 def test_an_event_of_enormous_strings_is_cut_before_it_is_held() -> None:
     """However long the strings, what the buffer holds is within the bound of one event."""
-    buffer = Buffer(1000, 0.05)
+    buffer = Buffer(1000)
     tools = tuple(f"{n:0200d}" for n in range(64))
     assert offered(buffer, UsageEvent(time_us=1, agent="a" * 1_000_000, tools=tools))
     [event] = buffer.incoming
@@ -93,7 +38,7 @@ def test_an_event_of_enormous_strings_is_cut_before_it_is_held() -> None:
 
 def test_what_is_no_event_is_invalid() -> None:
     """Anything but the four kinds is refused and counted, and so is a huge event that cannot be cut."""
-    buffer = Buffer(1000, 0.05)
+    buffer = Buffer(1000)
     assert not offered(buffer, "not an event")  # pyright: ignore[reportArgumentType]
     assert not offered(buffer, UsageEvent(time_us=1, agent="x" * 5000, tools=[object()]))  # pyright: ignore[reportArgumentType]
     counts = buffer.ledger.counts(0)
@@ -102,7 +47,7 @@ def test_what_is_no_event_is_invalid() -> None:
 
 def test_a_call_that_was_interrupted_half_way_is_found() -> None:
     """A difference that stands still for seconds is a call that never ended: counted invalid, it closes the account."""
-    buffer = Buffer(1000, 0.05)
+    buffer = Buffer(1000)
     buffer.ledger.offered.count()
     assert buffer.ledger.settled(lambda: 0, 0.0) is None
     assert buffer.ledger.settled(lambda: 0, 4.0) is None
@@ -113,17 +58,51 @@ def test_a_call_that_was_interrupted_half_way_is_found() -> None:
     assert counts.offered == counts.accounted() == 1
 
 
-def test_a_session_that_cannot_be_asked_whether_it_is_empty_costs_no_neighbour() -> None:
-    """Whatever an application passes as a session, draining takes every event, and sealing says what is wrong."""
+def test_large_events_are_weighed_and_small_ones_take_a_slot() -> None:
+    """The bound in bytes holds whatever the strings: larger events leave less room, and give it back when taken."""
+    buffer = Buffer(1000, 100 * SLOT_BYTES)
+    large = "\N{GRINNING FACE}" * (MAX_EVENT_CHARS // 4)
+    taken = sum(offered(buffer, UsageEvent(time_us=1, agent=f"{n}{large}"[:200], user=large)) for n in range(200))
+    assert 20 < taken < 60
+    small = sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(100))
+    assert small < 10
+    assert offered(buffer, ErrorEvent(time_us=1)), "the last tenth is kept for errors"
+    assert set(buffer.ledger.counts(0).losses) == {"shed:usage:bytes"}
+    assert len(buffer.take(100)) == taken + small + 1
+    assert sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(200)) == 90
 
-    class Ambiguous:
-        """As an array of numbers: it has no truth value."""
 
-        def __bool__(self) -> bool:
-            raise ValueError("ambiguous")
+def test_an_event_that_is_refused_weighs_nothing() -> None:
+    """Refusals, by either bound, leave the room as it was."""
+    buffer = Buffer(10, 10_000 * SLOT_BYTES)
+    long = "x" * (SMALL_EVENT_CHARS * 6)
+    for _ in range(50):
+        offered(buffer, UsageEvent(time_us=1, agent=long, error_type=long))
+    assert len(buffer.take(50)) == 9
+    assert sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(50)) == 9
 
-    buffer = Buffer(1_000, 0.05)
-    events = [UsageEvent(1), UsageEvent(2, session=Ambiguous()), UsageEvent(3)]  # pyright: ignore[reportArgumentType]
-    buffer.incoming.extend(events)
-    batches = buffer.drain(4, "ab" * 16, 10)
-    assert sorted(event.time_us for batch in batches for event in batch.events) == [1, 2, 3]
+
+def test_what_the_reader_holds_takes_room() -> None:
+    """Events that were taken and are not sealed yet count as buffered, and keep their slots."""
+    buffer = Buffer(100)
+    for _ in range(50):
+        offered(buffer, UsageEvent(time_us=1))
+    assert len(buffer.take(30)) == 30
+    buffer.held_elsewhere(30)
+    assert buffer.held() == 50
+    assert sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(100)) == 40
+    buffer.held_elsewhere(0)
+    assert sum(offered(buffer, UsageEvent(time_us=1)) for _ in range(100)) == 30
+
+
+def test_the_reader_is_woken_from_the_mark_on() -> None:
+    """A reader that sleeps is woken by the first event, one that lets a frame fill by many, one that is awake never."""
+    rung: list[int] = []
+    buffer = Buffer(100, wake=lambda: rung.append(len(buffer.incoming)))
+    offered(buffer, UsageEvent(time_us=1))
+    buffer.ring_at = 3
+    for _ in range(3):
+        offered(buffer, UsageEvent(time_us=1))
+    buffer.ring_at = NEVER
+    offered(buffer, UsageEvent(time_us=1))
+    assert rung == [1, 4]

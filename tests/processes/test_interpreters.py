@@ -49,6 +49,23 @@ def test_forked_children_publish_their_own_events_once(site: Site, threaded: int
     assert len(set(producers)) == len(producers) == 6
 
 
+IMPORTS = """
+import sys
+before = set(sys.modules)
+with sidestream.session_context("session", "user"):
+    sidestream.usage("a", "m", 1)
+    sidestream.track_state_transition("one", "two")
+    sidestream.error(ValueError("no"))
+assert sidestream.close(5)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_after_configure_nothing_is_imported(site: Site) -> None:
+    """An import that is under way on the publisher's thread would be half a module in a child forked meanwhile."""
+    assert site.script(IMPORTS) == "[]\n"
+
+
 MULTIPROCESSING = """
 import multiprocessing, os, sys
 sys.path.insert(0, os.getcwd())

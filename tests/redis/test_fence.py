@@ -13,6 +13,7 @@ from pipeline.presence import Presence, read_losses, read_presences
 from pipeline.stream import append_command, parse_appended, parse_entries
 from pipeline.wire import FrameDecoder
 from producers.buffer import Buffer
+from producers.sealing import Sealer
 from producers.settings import PublishSettings
 from producers.shipping import Shipper
 from producers.telemetry import Telemetry
@@ -115,7 +116,7 @@ async def test_frames_that_had_been_appended_before_are_acknowledged(redis_url: 
         telemetry.usage("a", "m", n)
     shipper, buffer = shipper_of(telemetry, redis_url)
     now_s = time.monotonic()
-    shipper._seal(1, now_s)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - stop between sealing and sending
+    seal(shipper, now_s)
     [sending] = shipper.delivery.to_send()
     other = Server(RedisSettings(redis_url))
     assert parse_appended(other.call(*append_command(keys.partition(0), sending.frame, by_text=True))).answer == "OK"
@@ -138,7 +139,7 @@ async def test_a_frame_that_overlaps_is_set_aside_and_stays_unknown(
         telemetry.usage("a", "m", n)
     shipper, buffer = shipper_of(telemetry, redis_url)
     now_s = time.monotonic()
-    shipper._seal(1, now_s)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - see above
+    seal(shipper, now_s)
     [sending] = shipper.delivery.to_send()
     other = Server(RedisSettings(redis_url))
     other.call("HSET", keys.partition(0).fence(sending.frame.producer), "next", 4)
@@ -181,3 +182,8 @@ def shipper_of(telemetry: Telemetry, url: str) -> tuple[Shipper, Buffer]:
     """Return a shipper for what a telemetry holds, without a thread."""
     buffer = telemetry._buffer  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the thread's place is taken
     return Shipper(SETTINGS, lambda: url, buffer, threading.Condition(), lambda _: ()), buffer
+
+
+def seal(shipper: Shipper, now_s: float) -> None:
+    """Seal what waits, and stop before it is sent."""
+    shipper._take_in(1, now_s, Sealer(SETTINGS.resource, "mz"), hurry=True)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
