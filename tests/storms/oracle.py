@@ -93,6 +93,10 @@ class Testimony:
             case _:
                 pass
 
+    def confirmed(self) -> Counter[str]:
+        """Return how many flushes said yes, by the level that they named."""
+        return sum((process.safe for process in self.processes.values()), Counter(appended=0, spooled=0))
+
     def total(self, what: str) -> int:
         """Return how many events were `taken` or `refused`."""
         return sum(len(getattr(process, what)) for process in self.processes.values())

