@@ -192,12 +192,12 @@ def _memory(run: Run) -> None:
     """Count what a buffered event keeps, without a publisher that would free it meanwhile."""
     calls = run.sized(20_000, 500)
     some = sizes(calls)
-    with sidestream.testing.captured(), sidestream.session_context(new_session(), "user-1"):
+    with sidestream.testing.capture(), sidestream.session_context(new_session(), "user-1"):
         report(some[:100])
         before = sys.getallocatedblocks()
         report(some)
         blocks = sys.getallocatedblocks() - before
-    with sidestream.testing.captured(), sidestream.session_context(new_session(), "user-1"):
+    with sidestream.testing.capture(), sidestream.session_context(new_session(), "user-1"):
         tracemalloc.start()
         report(some)
         kept_bytes, _ = tracemalloc.get_traced_memory()

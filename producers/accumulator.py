@@ -79,6 +79,7 @@ class Accumulator:
         self._open: dict[int, OpenFrame] = {}
         self._full: deque[OpenFrame] = deque()
         self._rate = 0.0
+        self._uncounted = 0
         self._counted_at_s: float | None = None
 
     def add(self, partition: int, piece: Piece, now_s: float) -> None:
@@ -96,12 +97,14 @@ class Accumulator:
 
     def arrived(self, events: int, now_s: float) -> None:
         """Take note of how many events came since the last look, for the rate."""
-        last_s, self._counted_at_s = self._counted_at_s, now_s
-        if last_s is None or now_s <= last_s:
-            return
-        passed_s = now_s - last_s
-        weight = 1 - math.exp(-passed_s / RATE_OVER_S)
-        self._rate += weight * (events / passed_s - self._rate)
+        self._uncounted += events
+        if self._counted_at_s is None:
+            self._counted_at_s, self._uncounted = now_s, 0
+        passed_s = now_s - self._counted_at_s
+        if passed_s > 0:
+            weight = 1 - math.exp(-passed_s / RATE_OVER_S)
+            self._rate += weight * (self._uncounted / passed_s - self._rate)
+            self._counted_at_s, self._uncounted = now_s, 0
 
     def due_in_s(self, now_s: float) -> float | None:
         """Return seconds until a frame is to be sealed, 0 if now, None if there is none."""

@@ -77,7 +77,8 @@ class Buffer:
         self._capacity_bytes = capacity * SLOT_BYTES if capacity_bytes is None else capacity_bytes
         self._reserve = min(capacity, self._capacity_bytes // SLOT_BYTES) // 10
         self._room = 0
-        self._elsewhere = 0
+        self.elsewhere = 0
+        """Events that the reader has taken and not sealed yet."""
         self._excess_bytes = 0
         self._excess: dict[int, int] = {}
         self._weighing = threading.Lock()
@@ -125,7 +126,7 @@ class Buffer:
     def _weigh(self, event: Event, kind: str, excess: int) -> bool:
         """Make room for what a large event has beyond its slot; return whether there is any."""
         with self._weighing:
-            room = (self._capacity_bytes - self._excess_bytes - excess) // SLOT_BYTES - self._elsewhere
+            room = (self._capacity_bytes - self._excess_bytes - excess) // SLOT_BYTES - self.elsewhere
             fits = len(self.incoming) < room - (0 if kind in _LAST_SHED else self._reserve)
             if fits:
                 self._excess[id(event)] = excess
@@ -143,7 +144,7 @@ class Buffer:
 
     def _make_room(self) -> None:
         slots = max(0, (self._capacity_bytes - self._excess_bytes) // SLOT_BYTES)
-        self._room = max(0, min(self._capacity, slots) - self._elsewhere)
+        self._room = max(0, min(self._capacity, slots) - self.elsewhere)
         self.usage_room = max(0, self._room - self._reserve)
 
     # The reader
@@ -158,13 +159,13 @@ class Buffer:
 
     def held(self) -> int:
         """Return the events that are buffered, here or with the reader."""
-        return len(self.incoming) + self._elsewhere
+        return len(self.incoming) + self.elsewhere
 
     def held_elsewhere(self, events: int) -> None:
         """Count events that the reader has taken and still has to buffer: they take their slots."""
-        if events != self._elsewhere:
+        if events != self.elsewhere:
             with self._weighing:
-                self._elsewhere = events
+                self.elsewhere = events
                 self._make_room()
 
 

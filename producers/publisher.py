@@ -192,13 +192,13 @@ class Publisher:
     def _rest(self, shipper: "Shipper", wait_s: float | None) -> None:
         if wait_s == 0.0:
             return
-        ring_at = 0 if wait_s is None else _RING_AT
         if wait_s is None:
+            self._buffer.ring_at = 0
             wait_s = shipper.heartbeat_in_s(clock.now_s())
-        if not shipper.in_trouble:
-            self._buffer.ring_at = ring_at
-            if len(self._buffer.incoming) > ring_at:
-                wait_s = 0.0  # they came before the mark was up, and did not ring
+        elif not shipper.in_trouble:
+            self._buffer.ring_at = _RING_AT
+        if len(self._buffer.incoming) > self._buffer.ring_at:
+            wait_s = 0.0  # they came before the mark was up, and did not ring
         self._bell.acquire(timeout=wait_s)
         self._buffer.ring_at = NEVER
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 LOG: Final = logging.getLogger("sidestream")
 
-BACKLOG_EVENTS: Final = limits.MAX_FRAME_EVENTS
-"""From so many events on, keeping up comes before short stretches."""
+BACKLOG_EVENTS: Final = 4_000
+"""From so many events on, keeping up comes before short stretches: they are more than a slow answer lets gather."""
 
 MOST_AT_ONCE: Final = 8 * limits.MAX_FRAME_EVENTS
 SEAL_AT_ONCE: Final = 16
@@ -175,7 +175,7 @@ class Shipper:
 
     def has_sealed(self, target: int) -> bool:
         """Return whether the first `target` events taken from the buffer are all sealed, or were found invalid."""
-        return self.taken >= target and self._accumulator.events == 0
+        return self.taken >= target and self._buffer.elsewhere == 0
 
     def _attempt(self, now_s: float, *, hurry: bool) -> None:
         if self._spool is not None and self._breaker.failures:
@@ -199,14 +199,23 @@ class Shipper:
         if not room:
             return
         if not (hurry and self._accumulator.events):  # who waits in `flush` waits for those before, not for those after
-            self._encode(partitions, now_s)
+            self._encode_waiting(partitions, now_s)
         self._seal(now_s, min(room, SEAL_AT_ONCE), sealer, hurry=hurry)
 
-    def _encode(self, partitions: int, now_s: float) -> None:
+    def _encode_waiting(self, partitions: int, now_s: float) -> None:
+        """Encode what waits, at most a few frames, in short stretches with a breath between unless it is a backlog."""
+        for _ in range(MOST_AT_ONCE // LOOK_EVENTS):
+            waiting = len(self._buffer.incoming)
+            backlog = waiting > BACKLOG_EVENTS
+            self._encode(partitions, now_s, MOST_AT_ONCE if backlog else LOOK_EVENTS)
+            if backlog or waiting < 2 * LOOK_EVENTS:
+                return
+            time.sleep(BREATH_S)
+
+    def _encode(self, partitions: int, now_s: float, most: int) -> None:
         buffer, accumulator = self._buffer, self._accumulator
-        waiting = len(buffer.incoming)
         with self._lock:
-            events = buffer.take(LOOK_EVENTS if waiting <= BACKLOG_EVENTS else MOST_AT_ONCE)
+            events = buffer.take(most)
             self.taken += len(events)
             buffer.held_elsewhere(accumulator.events + len(events))
         accumulator.arrived(len(events), now_s)
@@ -277,7 +286,7 @@ class Shipper:
         if hurry or full or now_s - self._kept_at_s >= self._spool.linger_s:
             self._kept_at_s = now_s
             self._renew(now_s)
-            self._take_in(self._routed_by(), now_s, self._away_sealer, hurry=True)
+            self._take_in(self._routed_by(), now_s, self._away_sealer, hurry=hurry or not full)
         self._store(now_s)
         more = self._buffer.held() >= limits.MAX_FRAME_EVENTS and self._room(now_s) > 0
         return 0.0 if more else self._spool.look_in_s

@@ -93,6 +93,8 @@ class Telemetry:
     def __init__(self, settings: PublishSettings | None = None, find_url: Callable[[], str | None] = _nowhere) -> None:
         self._settings = settings or PublishSettings()
         self._find_url = find_url
+        self.holding = False
+        """Whether what is reported is held for a test."""
         self._on = False
         self._begin()
         self._on = settings is not None
@@ -124,10 +126,14 @@ class Telemetry:
         self._on = True
 
     def hold(self) -> None:
-        """Switch it on without publishing: what is reported stays in the buffer, for tests to look at."""
+        """Switch it on without publishing: what is reported stays in the buffer, for tests to look at.
+
+        No thread begins, and until `release` nothing that waits for Redis waits.
+        """
         self.close()
         self._begin()
         self._buffer.wake = _stay_asleep
+        self.holding = True
         self._on = True
 
     def held(self) -> list[Event]:
@@ -136,7 +142,7 @@ class Telemetry:
 
     def release(self) -> None:
         """Forget what was held, and switch it off."""
-        self._on = False
+        self._on = self.holding = False
         self._begin()
 
     def after_fork(self) -> None:
@@ -484,6 +490,8 @@ class Telemetry:
         Args:
             timeout_s: Seconds; by default the setting `close_timeout_s`.
         """
+        if self.holding:
+            return True
         return self._publisher.flush(self._settings.close_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -492,7 +500,7 @@ class Telemetry:
         Args:
             timeout_s: Seconds; by default the setting `close_timeout_s`.
         """
-        if not self._on:
+        if self.holding or not self._on:
             return True
         self._on = False
         return self._publisher.close(self._settings.close_timeout_s if timeout_s is None else timeout_s)

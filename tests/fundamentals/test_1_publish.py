@@ -15,7 +15,7 @@ from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, 
 from pipeline.keys import Keys
 from pipeline.stream import parse_entries
 from pipeline.wire import FrameDecoder
-from sidestream.testing import captured
+from sidestream.testing import capture
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ async def test_close_publishes_what_is_left(app: sidestream.Telemetry, server: A
 
 def test_a_transition_changes_the_state_of_later_events() -> None:
     """The state, how long the one before lasted and the n-th visit are known to whoever shares the session."""
-    with captured() as events:
+    with capture() as captured:
         with sidestream.session_context("session-1", state="outline"):
             sidestream.track_state_transition("outline", "draft")
             sidestream.usage("writer", "gpt-4o")
             sidestream.track_state_transition("draft", "outline", "session-1")
         sidestream.track_state_transition("a", "b", "nobody told of this one")
-        first, usage, second, third = events()
+        first, usage, second, third = captured.events
     assert isinstance(first, TransitionEvent)
     assert isinstance(second, TransitionEvent)
     assert isinstance(third, TransitionEvent)
@@ -78,10 +78,10 @@ def test_a_transition_changes_the_state_of_later_events() -> None:
 
 def test_an_operation_is_the_parent_of_what_happens_inside() -> None:
     """It is timed, and requests inside name it as their run."""
-    with captured() as events:
+    with capture() as captured:
         with sidestream.operation("make slides", kind="run", agent="director"):
             sidestream.usage("", "gpt-4o", 5)
-        usage, operation = events()
+        usage, operation = captured.events
     assert isinstance(operation, OperationEvent)
     assert isinstance(usage, UsageEvent)
     assert usage.agent == operation.agent == "director"
@@ -95,10 +95,10 @@ def test_an_exception_is_reported_once_and_without_secrets() -> None:
     def fail() -> None:
         raise ConnectionError("redis://user:hunter2@host refused; token=abcdef123")
 
-    with captured() as events:
+    with capture() as captured:
         with pytest.raises(ConnectionError), sidestream.operation("outer"), sidestream.operation("inner"):
             fail()
-        error, inner, outer = events()
+        error, inner, outer = captured.events
     assert isinstance(error, ErrorEvent)
     assert isinstance(inner, OperationEvent)
     assert isinstance(outer, OperationEvent)
@@ -116,7 +116,7 @@ def test_no_call_raises_whatever_it_is_given() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    with captured():
+    with capture(allow_invalid=True):
         assert not sidestream.usage(None, 3)  # pyright: ignore[reportArgumentType]
         assert not sidestream.error(Hostile())
         assert not sidestream.track_state_transition("a", "", "s")
