@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pipeline import limits
 from pipeline.presence import OpenOperation
+from producers import propagation
 from producers.context import (
     CONTEXT,
     RUN,
@@ -74,9 +75,58 @@ class SessionContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            leave_context(self._token)
-            self._token = None
+        if self._token is None:
+            return
+        if error is not None and status_of(error) == "error":
+            self._telemetry.error(error)  # inside the context, so that it says whose it is
+        leave_context(self._token)
+        self._token = None
+
+
+class SessionContexts:
+    """Makes session contexts: from arguments when it is called, or `from_headers`.
+
+    Args:
+        telemetry: Whose events they tag.
+    """
+
+    def __init__(self, telemetry: "Telemetry") -> None:
+        self._telemetry = telemetry
+
+    def __call__(
+        self,
+        session_id: str,
+        user_id: str | None = None,
+        *,
+        tenant: str | None = None,
+        tags: Iterable[str] | None = None,
+        state: str | None = None,
+    ) -> SessionContext:
+        """Return a context manager whose events name this session and user.
+
+        It nests: what is not given is taken from the context outside, the state only if that is of the same session. An
+        exception that leaves it is reported, once.
+
+        Args:
+            session_id: The session.
+            user_id: Whose it is.
+            tenant: The customer, where there are several.
+            tags: Words to group by, at most 16.
+            state: The state the session is in; by default the last one that this process heard of.
+        """
+        return SessionContext(self._telemetry, session_id, user_id, tenant, tags, state)
+
+    def from_headers(self, headers: object) -> SessionContext:
+        """Return the context that `Telemetry.context_headers` put into headers, in another process of yours.
+
+        What they do not say is taken from the context outside. Do not believe the headers of strangers.
+
+        Args:
+            headers: A mapping of names, in any case, or pairs; names and values may be bytes.
+        """
+        carried = propagation.from_headers(headers)
+        session = CONTEXT.get().session if carried.session is None else carried.session
+        return SessionContext(self._telemetry, session, carried.user, carried.tenant, carried.tags, carried.state)
 
 
 class Operation:

@@ -24,6 +24,7 @@ import msgspec
 from pipeline import limits
 from pipeline.events import ErrorEvent, Event, OperationEvent, Status, TransitionEvent, UsageEvent
 from pipeline.redact import redact
+from producers import propagation
 from producers.buffer import SMALL_EVENT_CHARS, Buffer
 from producers.context import CONTEXT, RUN, Context, move_state
 from producers.errors_seen import report_once
@@ -31,7 +32,7 @@ from producers.exceptions import type_name
 from producers.inflight import OpenOperations
 from producers.ledger import Counts
 from producers.publisher import Publisher
-from producers.scopes import Operation, SessionContext
+from producers.scopes import Operation, SessionContexts
 from producers.sessions import SessionMemory
 from producers.settings import PublishSettings
 
@@ -93,6 +94,8 @@ class Telemetry:
     def __init__(self, settings: PublishSettings | None = None, find_url: Callable[[], str | None] = _nowhere) -> None:
         self._settings = settings or PublishSettings()
         self._find_url = find_url
+        self.session_context = SessionContexts(self)
+        """Makes contexts that tag events with a session and a user; see there."""
         self.holding = False
         """Whether what is reported is held for a test."""
         self._on = False
@@ -452,27 +455,12 @@ class Telemetry:
         """
         return Operation(self, name, kind, agent)
 
-    def session_context(
-        self,
-        session_id: str,
-        user_id: str | None = None,
-        *,
-        tenant: str | None = None,
-        tags: Iterable[str] | None = None,
-        state: str | None = None,
-    ) -> SessionContext:
-        """Return a context manager whose events name this session and user.
+    def context_headers(self) -> dict[str, str]:
+        """Return the headers (W3C baggage) that carry the running context to another process of yours.
 
-        It nests: what is not given is taken from the context outside, the state only if that is of the same session.
-
-        Args:
-            session_id: The session.
-            user_id: Whose it is.
-            tenant: The customer, where there are several.
-            tags: Words to group by, at most 16.
-            state: The state the session is in; by default the last one that this process heard of.
+        See `session_context.from_headers` for the other side. Empty outside of any context.
         """
-        return SessionContext(self, session_id, user_id, tenant, tags, state)
+        return propagation.to_headers(_context())
 
     def enter_state(self, session: str, state: str | None) -> str:
         """Return the state of a session that begins in `state`, or that of a known one."""

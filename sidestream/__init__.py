@@ -25,11 +25,14 @@ from pipeline.errors import SettingsError, SidestreamError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from producers.asgi import App
 from producers.asgi import DrainMiddleware as _DrainMiddleware
+from producers.asgi_sessions import SessionMiddleware as _SessionMiddleware
 from producers.telemetry import Telemetry
 from sidestream.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from producers.asgi_sessions import Source
 
 _LOG: Final = logging.getLogger("sidestream")
 
@@ -43,6 +46,7 @@ track_state_transition: Final = _default.track_state_transition
 operation: Final = _default.operation
 operation_done: Final = _default.operation_done
 session_context: Final = _default.session_context
+context_headers: Final = _default.context_headers
 flush: Final = _default.flush
 close: Final = _default.close
 aflush: Final = _default.aflush
@@ -204,8 +208,45 @@ class DrainMiddleware(_DrainMiddleware):
         super().__init__(app, _default, timeout_s)
 
 
-def instrument_celery() -> bool:
-    """Publish what is buffered when a Celery worker ends or recycles a process; return whether that is arranged."""
+class SessionMiddleware(_SessionMiddleware):
+    """ASGI middleware: each request and WebSocket runs in the context of its session; drains as `DrainMiddleware` does.
+
+    A source is a route template (`/ws/{session_id}`), `header:NAME`, `query:NAME`, `cookie:NAME` or a function of the
+    scope; of several, the first that says something holds. An exception that nobody handles is reported once.
+
+    Args:
+        app: The application.
+        session: Where the session's id comes from.
+        user: Where the user's id comes from.
+        tenant: Where the tenant comes from.
+        timeout_s: Seconds the shutdown may wait for Redis; by default the setting `close_timeout_s`.
+
+    Raises:
+        SettingsError: A source cannot be read; the message names it.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        session: "Source | Sequence[Source]",
+        user: "Source | Sequence[Source]" = (),
+        tenant: "Source | Sequence[Source]" = (),
+        timeout_s: float | None = None,
+    ) -> None:
+        super().__init__(app, _default, session=session, user=user, tenant=tenant, timeout_s=timeout_s)
+
+
+def instrument_celery(app: object = None) -> bool:
+    """Let a Celery task's events say whose its caller's are, and drain when a worker ends or recycles a process.
+
+    Args:
+        app: Your Celery application, if you like to name it: the hooks are Celery's signals, which serve all of them.
+
+    Returns:
+        Whether that is arranged.
+    """
+    del app
     try:
         from producers.celery import instrument  # noqa: PLC0415 - only for those who call it
     except ImportError as missing:
@@ -231,6 +272,7 @@ __all__ = [
     "ErrorEvent",
     "Event",
     "OperationEvent",
+    "SessionMiddleware",
     "SettingsError",
     "SidestreamError",
     "Telemetry",
@@ -241,6 +283,7 @@ __all__ = [
     "close",
     "configure",
     "configure_logfire",
+    "context_headers",
     "default_telemetry",
     "emit",
     "error",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.connection import AsyncServer, RedisSettings
+from pipeline.events import Event
 from pipeline.keys import Keys
 from pipeline.presence import Presence, read_presences
 from pipeline.stream import read_after
@@ -42,7 +43,11 @@ class Site:
 
     def agents(self) -> list[str]:
         """Return who reported each event on the streams."""
-        return asyncio.run(_agents(self))
+        return [str(getattr(event, "agent", "")) for event in self.events()]
+
+    def events(self) -> list[Event]:
+        """Return every event on the streams, in the order in which they happened."""
+        return sorted(asyncio.run(_events(self)), key=lambda event: event.time_us)
 
     def presences(self) -> list[Presence]:
         """Return the last word of every producer, each with its account checked."""
@@ -89,13 +94,13 @@ def script_command(code: str) -> Sequence[str]:
     return (sys.executable, "-W", "ignore::DeprecationWarning", "-c", head + textwrap.dedent(code))
 
 
-async def _agents(site: Site) -> list[str]:
+async def _events(site: Site) -> list[Event]:
     server = AsyncServer(RedisSettings(site.url))
-    found: list[str] = []
+    found: list[Event] = []
     for number in range(PARTITIONS):
         for stored in await read_after(server, site.keys.partition(number), "-", inclusive=True, most=100_000):
             frame = FrameDecoder().decode(stored.parse())
-            found += [str(getattr(event, "agent", "")) for event in frame.events]
+            found += [event for event in frame.events if event is not None]
     await server.aclose()
     return found
 

@@ -17,3 +17,10 @@ def tell() -> int:
     """Report one event; return the process that did."""
     sidestream.usage("writer", "gpt-4o", 1, 2)
     return os.getpid()
+
+
+@app.task(name="fail")  # pyright: ignore[reportUnknownMemberType, reportUntypedFunctionDecorator] - as above
+def fail() -> None:
+    """Report one event, and fail."""
+    sidestream.usage("failer", "gpt-4o", 1, 2)
+    raise LookupError("no such deck")

@@ -1,4 +1,7 @@
-"""The pytest plugin of the installed package: the fixture `sidestream_events`."""
+"""The pytest plugin of the installed package: the fixture `sidestream_events`.
+
+A module by itself: pytest loads it at each start, and must not load the package for tests that do not ask for it.
+"""
 
 from typing import TYPE_CHECKING
 
