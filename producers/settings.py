@@ -1,12 +1,13 @@
 """What publishing needs to know; the front door composes it from files, environment and arguments."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
 from pipeline.keys import DEFAULT_NAMESPACE, DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys
+from producers.pseudonyms import LEAST_KEY_CHARS
 
 if TYPE_CHECKING:
     from pipeline.wire import Codec
@@ -42,6 +43,7 @@ class PublishSettings:
         spool_fsync: `always` (before a frame is sent) or `interval` (about once a second).
         append_level: When an event counts as appended: `appended` (Redis has answered) or `replicated(n)` (and so many
             replicas, 1-9, have said that they have it).
+        user_key: A secret of at least 16 characters: users' ids are stored as hashes keyed by it; empty: as they are.
 
     Raises:
         SettingsError: A value is out of its range; the message begins with the name of the field.
@@ -59,6 +61,7 @@ class PublishSettings:
     spool_bytes: int = 256 << 20
     spool_fsync: Literal["always", "interval"] = "always"
     append_level: str = "appended"
+    user_key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         Keys(self.namespace)
@@ -76,6 +79,9 @@ class PublishSettings:
         if not _APPEND_LEVEL.fullmatch(self.append_level):
             raise SettingsError(f"append_level {self.append_level!r}: use appended or replicated(n), n from 1 to 9")
 
+        if self.user_key and len(self.user_key) < LEAST_KEY_CHARS:
+            raise SettingsError(f"user_key has {len(self.user_key)} characters: use at least {LEAST_KEY_CHARS}")
+
     @property
     def replicas(self) -> int:
         """How many replicas must have an event before it counts as appended."""
@@ -85,4 +91,4 @@ class PublishSettings:
 
 def _in_range(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        raise SettingsError(f"{name} {value}: use a number from {least:g} to {most:g}")
+        raise SettingsError(f"{name} {value}: use a number from {least:,} to {most:,}")

@@ -34,6 +34,7 @@ from producers.buffer import KINDS, Buffer
 from producers.delivery import FRAME_AGE_S, MAX_OUTSTANDING_FRAMES, Delivery, Outcome
 from producers.ledger import Counts
 from producers.link import Connector, Link
+from producers.pseudonyms import Pseudonyms
 from producers.sealing import Encoded, Sealer
 from producers.settings import PublishSettings
 from producers.word import PRESENCE_EVERY_S, Agents, Word, without_buffered
@@ -87,6 +88,7 @@ class Shipper:
         self._open_operations = open_operations
         self._connector = Connector(settings.namespace, settings.partitions, find_url)
         self._router = Router()
+        self._pseudonyms = Pseudonyms(settings.user_key) if settings.user_key else None
         self._accumulator = Accumulator(settings.linger_ms / 1000)
         self._sealer = Sealer(settings.resource, settings.codec)
         self._away_sealer = Sealer(settings.resource, settings.codec, "spooled")
@@ -220,6 +222,8 @@ class Shipper:
             buffer.held_elsewhere(accumulator.events + len(events))
         accumulator.arrived(len(events), now_s)
         self._agents.see(events)
+        if self._pseudonyms is not None:
+            events = self._pseudonyms.replaced(events)
         parts = self._router.split(events, partitions, self.delivery.producer)
         encoded = [(partition, self._encoded(some)) for partition, some in parts.items()]
         with self._lock:

@@ -82,6 +82,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
     buffer_events: int | None = None,
     buffer_bytes: int | None = None,
     append_level: str | None = None,
+    user_key: str | None = None,
     codec: str | None = None,
     close_timeout_s: float | None = None,
     spool_dir: str | None = None,
@@ -105,6 +106,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         buffer_events: Events held at most while Redis is slow or away (100-10,000,000).
         buffer_bytes: Bytes that they may take, as estimated (1 MiB to 1 TiB; docs/publishing.md says by what); by
             default 1,664 for each of `buffer_events`.
+        user_key: A secret of at least 16 characters: users' ids are stored as hashes keyed by it.
         append_level: `appended`, or `replicated(n)`: an event counts when n replicas have it too.
         codec: `mz` or `json`.
         close_timeout_s: Seconds that closing waits for Redis (0-300).
@@ -127,6 +129,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         "buffer_events": buffer_events,
         "buffer_bytes": buffer_bytes,
         "append_level": append_level,
+        "user_key": user_key,
         "codec": codec,
         "close_timeout_s": close_timeout_s,
         "spool_dir": spool_dir,

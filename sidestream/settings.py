@@ -111,6 +111,9 @@ def _url(value: object) -> str:
     return url
 
 
+_SECRET: Final = frozenset({"redis_url", "user_key"})
+"""Settings whose value no message shows: a key, and a url that may hold a password."""
+
 KNOBS: Final[Mapping[str, _Knob]] = {
     "enabled": _Knob("publish", ("SIDESTREAM_ENABLED",), _boolean),
     "redis_url": _Knob("redis", ("SIDESTREAM_REDIS_URL",), _url),
@@ -120,6 +123,7 @@ KNOBS: Final[Mapping[str, _Knob]] = {
     "buffer_events": _Knob("publish", ("SIDESTREAM_BUFFER_EVENTS",), _integer),
     "buffer_bytes": _Knob("publish", ("SIDESTREAM_BUFFER_BYTES",), _integer),
     "append_level": _Knob("publish", ("SIDESTREAM_APPEND_LEVEL",), _word),
+    "user_key": _Knob("publish", ("SIDESTREAM_USER_KEY",), _word),
     "codec": _Knob("publish", ("SIDESTREAM_CODEC",), _word),
     "close_timeout_s": _Knob("publish", ("SIDESTREAM_CLOSE_TIMEOUT_S",), _seconds),
     "spool_dir": _Knob("publish", ("SIDESTREAM_SPOOL_DIR",), _word),
@@ -165,7 +169,7 @@ def _read(name: str, place: str, value: object) -> object:
     try:
         return KNOBS[name].read(value)
     except ValueError as error:
-        shown = "" if name == "redis_url" else f" {value!r}"
+        shown = "" if name in _SECRET else f" {value!r}"
         raise SettingsError(f"{place}:{shown} is not a valid {name}: {error}") from None
 
 
@@ -182,6 +186,7 @@ def _publish(values: Mapping[str, object], places: Mapping[str, str]) -> Publish
         "buffer_events",
         "buffer_bytes",
         "append_level",
+        "user_key",
         "codec",
         "close_timeout_s",
         "spool_dir",

@@ -36,8 +36,8 @@ def test_arguments_win_over_environment_over_file_over_defaults(elsewhere: Path)
     ("variable", "value", "word"),
     [
         ("SIDESTREAM_LINGER_MS", "soon", "whole number"),
-        ("SIDESTREAM_LINGER_MS", "-1", "from 0 to 10000"),
-        ("SIDESTREAM_PARTITIONS", "0", "from 1 to 1024"),
+        ("SIDESTREAM_LINGER_MS", "-1", "from 0 to 10,000"),
+        ("SIDESTREAM_PARTITIONS", "0", "from 1 to 1,024"),
         ("SIDESTREAM_BUFFER_EVENTS", "1", "from 100"),
         ("SIDESTREAM_CODEC", "xml", "mz or json"),
         ("SIDESTREAM_CLOSE_TIMEOUT_S", "nan", "seconds"),
