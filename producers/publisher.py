@@ -127,7 +127,7 @@ class Publisher:
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             shipper = self._shipper
-            taken, aside = (shipper.taken, shipper.set_aside) if shipper is not None else (0, 0)
+            taken, aside = (shipper.intake.taken, shipper.set_aside) if shipper is not None else (0, 0)
             waiter = _Waiter(taken + len(self._buffer.incoming), aside)
             if waiter.target == 0:
                 return True
@@ -143,7 +143,7 @@ class Publisher:
         """Return whether what was waited for is appended, or in the spool's file, from which a successor sends it."""
         with self._lock:
             shipper = self._shipper
-            if shipper is None or not shipper.has_sealed(waiter.target) or shipper.set_aside != waiter.set_aside:
+            if shipper is None or not shipper.intake.has_sealed(waiter.target) or shipper.set_aside != waiter.set_aside:
                 return False
             return shipper.spooled_to() >= (waiter.ordinal or shipper.delivery.last_sealed())
 
@@ -207,7 +207,7 @@ class Publisher:
             return
         with self._lock:
             for waiter in self._waiters:
-                if waiter.ordinal is None and shipper.has_sealed(waiter.target):
+                if waiter.ordinal is None and shipper.intake.has_sealed(waiter.target):
                     waiter.ordinal = shipper.delivery.last_sealed()
                 if waiter.ordinal is not None and shipper.safe_to() >= waiter.ordinal:
                     waiter.done, waiter.clean = True, shipper.set_aside == waiter.set_aside

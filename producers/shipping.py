@@ -1,14 +1,12 @@
-"""Shipping: one step of the publisher: connect, encode, seal, send, say that one is there.
+"""Shipping: one step of the publisher: connect, take in, seal, send, say that one is there.
 
-Everything here runs on the publisher's thread. `Buffer`, `Accumulator`, `Delivery` and `Breaker` decide; this does the
-I/O, and translates every trouble into a pause and one line in the log.
+Everything here runs on the publisher's thread. `Intake` encodes, `Delivery` and `Breaker` decide; this does the I/O,
+and translates every trouble into a pause and one line in the log.
 
 Keeps:
 - Nothing is routed before the namespace's number of partitions is known, so nothing is ever routed twice.
 - The publisher's lock is held while events change their place, never while they are encoded or compressed, Redis is
   waited for, or the disk is written to.
-- What is done at one stretch under the interpreter's lock is short unless there is a backlog: `LOOK_EVENTS` events are
-  encoded in about 0.1 ms, and a breath follows.
 - With a spool, a frame is in its file before it is sent, and while Redis is away events are sealed into it.
 """
 
@@ -23,21 +21,19 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline import limits
 from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, UnreachableError
-from pipeline.events import Event
+from pipeline.events import Origin
 from pipeline.keys import Keys
 from pipeline.presence import OpenOperation
 from pipeline.redact import redact
 from pipeline.retry import Breaker
-from producers.accumulator import LOOK_EVENTS, Accumulator, Router
 from producers.appending import append_frames
-from producers.buffer import KINDS, Buffer
+from producers.buffer import Buffer
 from producers.delivery import FRAME_AGE_S, MAX_OUTSTANDING_FRAMES, Delivery, Outcome
+from producers.intake import Intake
 from producers.ledger import Counts
 from producers.link import Connector, Link
-from producers.pseudonyms import Pseudonyms
-from producers.sealing import Encoded, Sealer
 from producers.settings import PublishSettings
-from producers.word import PRESENCE_EVERY_S, Agents, Word, without_buffered
+from producers.word import PRESENCE_EVERY_S, Word, without_buffered
 
 if TYPE_CHECKING:
     from producers.spool import Spool, SpoolSettings
@@ -45,15 +41,8 @@ if TYPE_CHECKING:
 
 LOG: Final = logging.getLogger("sidestream")
 
-BACKLOG_EVENTS: Final = 4_000
-"""From so many events on, keeping up comes before short stretches: they are more than a slow answer lets gather."""
-
-MOST_AT_ONCE: Final = 8 * limits.MAX_FRAME_EVENTS
 SEAL_AT_ONCE: Final = 16
 """Frames compressed between two looks at who waits."""
-
-BREATH_S: Final = 0.0002
-"""Between two stretches of work, so that an event loop that waits for the interpreter's lock gets it."""
 
 PROBE_FRAMES: Final = 1
 """What is sent to a server that has failed again and again, to find out whether it is back."""
@@ -77,8 +66,7 @@ class Shipper:
         lock: threading.Condition,
         open_operations: Callable[[int], Sequence[OpenOperation]],
     ) -> None:
-        self.taken = 0
-        """Events taken from the buffer since the beginning."""
+        self.intake = Intake(settings, buffer, lock)
         self.set_aside = 0
         """Events that can never be sent, and remain unknown."""
         self._settings = settings
@@ -87,18 +75,12 @@ class Shipper:
         self._lock = lock
         self._open_operations = open_operations
         self._connector = Connector(settings.namespace, settings.partitions, find_url)
-        self._router = Router()
-        self._pseudonyms = Pseudonyms(settings.user_key) if settings.user_key else None
-        self._accumulator = Accumulator(settings.linger_ms / 1000)
-        self._sealer = Sealer(settings.resource, settings.codec)
-        self._away_sealer = Sealer(settings.resource, settings.codec, "spooled")
         self._spool: Spool | None = None
         self._handed_over = 0
         self._kept_at_s = float("-inf")
         self._breaker = Breaker()
         self._warned = ""
         self._last_error = ""
-        self._agents = Agents()
         self._counts = Counts()
         self._unknown_before = 0
         self._begin_as(os.urandom(16).hex(), Counts(), after=0)
@@ -155,29 +137,16 @@ class Shipper:
         pause_s = self._pause_s(now_s, hurry=hurry)
         if pause_s:
             return pause_s if self._spool is None else min(pause_s, self._spool.look_in_s)
-        return 0.0 if more or self.delivery.outstanding_frames() else self._rest_s(now_s, hurry=hurry)
-
-    def _rest_s(self, now_s: float, *, hurry: bool) -> float | None:
-        """Return seconds until there is something to encode or to seal."""
-        waiting = len(self._buffer.incoming)
-        due_s = self._accumulator.due_in_s(now_s)
-        if due_s is None and not waiting:
-            return None
-        if hurry or waiting > BACKLOG_EVENTS:
+        if more or self.delivery.outstanding_frames():
             return 0.0
-        if waiting >= LOOK_EVENTS or due_s is None:
-            return BREATH_S
+        rest_s = self.intake.rest_s(now_s, hurry=hurry)
         # A long linger does not delay the word about what is buffered.
-        return max(BREATH_S, min(due_s, self._accumulator.look_in_s(), PRESENCE_EVERY_S))
+        return rest_s if rest_s is None else min(rest_s, PRESENCE_EVERY_S)
 
     @property
     def in_trouble(self) -> bool:
         """Whether Redis failed at the last try."""
         return self._breaker.failures > 0
-
-    def has_sealed(self, target: int) -> bool:
-        """Return whether the first `target` events taken from the buffer are all sealed, or were found invalid."""
-        return self.taken >= target and self._buffer.elsewhere == 0
 
     def _attempt(self, now_s: float, *, hurry: bool) -> None:
         if self._spool is not None and self._breaker.failures:
@@ -189,67 +158,24 @@ class Shipper:
             return
         # Before anything is sent: a frame that lay here while the process was idle may have grown too old.
         self._renew(now_s)
-        self._take_in(link.partitions, now_s, self._sealer, hurry=hurry)
+        self._take_in(link.partitions, now_s, "live", hurry=hurry)
         self._store(now_s)
         self._send(link, now_s)
 
-    # Encoding and sealing
+    # Sealing
 
-    def _take_in(self, partitions: int, now_s: float, sealer: Sealer, *, hurry: bool) -> None:
+    def _take_in(self, partitions: int, now_s: float, origin: Origin, *, hurry: bool) -> None:
         """Encode what waits, and seal what is full or has waited for long enough, as far as there is room."""
         room = self._room(now_s)
         if not room:
             return
-        if not (hurry and self._accumulator.events):  # who waits in `flush` waits for those before, not for those after
-            self._encode_waiting(partitions, now_s)
-        self._seal(now_s, min(room, SEAL_AT_ONCE), sealer, hurry=hurry)
-
-    def _encode_waiting(self, partitions: int, now_s: float) -> None:
-        """Encode what waits, at most a few frames, in short stretches with a breath between unless it is a backlog."""
-        for _ in range(MOST_AT_ONCE // LOOK_EVENTS):
-            waiting = len(self._buffer.incoming)
-            backlog = waiting > BACKLOG_EVENTS
-            self._encode(partitions, now_s, MOST_AT_ONCE if backlog else LOOK_EVENTS)
-            if backlog or waiting < 2 * LOOK_EVENTS:
-                return
-            time.sleep(BREATH_S)
-
-    def _encode(self, partitions: int, now_s: float, most: int) -> None:
-        buffer, accumulator = self._buffer, self._accumulator
+        frames = self.intake.take(
+            partitions, self.delivery.producer, now_s, most=min(room, SEAL_AT_ONCE), origin=origin, hurry=hurry
+        )
         with self._lock:
-            events = buffer.take(most)
-            self.taken += len(events)
-            buffer.held_elsewhere(accumulator.events + len(events))
-        accumulator.arrived(len(events), now_s)
-        self._agents.see(events)
-        if self._pseudonyms is not None:
-            events = self._pseudonyms.replaced(events)
-        parts = self._router.split(events, partitions, self.delivery.producer)
-        encoded = [(partition, self._encoded(some)) for partition, some in parts.items()]
-        with self._lock:
-            for partition, part in encoded:
-                for kind, reason, why in part.invalid:
-                    self._ledger.invalid(kind, reason, why=why)
-                for piece in part.pieces:
-                    accumulator.add(partition, piece, now_s)
-            buffer.held_elsewhere(accumulator.events)
-
-    def _encoded(self, events: list[Event]) -> Encoded:
-        try:
-            return self._sealer.encode(events)
-        except Exception:
-            # A fault of ours: without this the events would be nowhere in the account.
-            LOG.exception("events could not be encoded; they are counted invalid")
-            return Encoded(invalid=[(KINDS[type(event)], "fault", "see the log") for event in events])
-
-    def _seal(self, now_s: float, most: int, sealer: Sealer, *, hurry: bool) -> None:
-        frames = self._accumulator.take(now_s, most, hurry=hurry)
-        bodies = [sealer.seal(frame) for frame in frames]
-        with self._lock:
-            for frame, body in zip(frames, bodies, strict=True):
-                self.delivery.seal(frame.partition, frame.count, sealer.codec, body, now_s)
-                self._accumulator.sealed(frame)
-            self._buffer.held_elsewhere(self._accumulator.events)
+            for frame in frames:
+                self.delivery.seal(frame.partition, frame.count, self._settings.codec, frame.body, now_s)
+            self.intake.sealed(frames)
             self._note_places()
 
     def _room(self, now_s: float) -> int:
@@ -290,7 +216,7 @@ class Shipper:
         if hurry or full or now_s - self._kept_at_s >= self._spool.linger_s:
             self._kept_at_s = now_s
             self._renew(now_s)
-            self._take_in(self._routed_by(), now_s, self._away_sealer, hurry=hurry or not full)
+            self._take_in(self._routed_by(), now_s, "spooled", hurry=hurry or not full)
         self._store(now_s)
         more = self._buffer.held() >= limits.MAX_FRAME_EVENTS and self._room(now_s) > 0
         return 0.0 if more else self._spool.look_in_s
@@ -456,7 +382,7 @@ class Shipper:
             counts,
             self.delivery,
             partitions=self._connector.partitions,
-            agents=self._agents,
+            agents=self.intake.agents,
             last_error=self._last_error,
             closed=closed,
         )

@@ -13,7 +13,6 @@ from pipeline.presence import Presence, read_losses, read_presences
 from pipeline.stream import append_command, parse_appended, parse_entries
 from pipeline.wire import FrameDecoder
 from producers.buffer import Buffer
-from producers.sealing import Sealer
 from producers.settings import PublishSettings
 from producers.shipping import Shipper
 from producers.telemetry import Telemetry
@@ -186,4 +185,4 @@ def shipper_of(telemetry: Telemetry, url: str) -> tuple[Shipper, Buffer]:
 
 def seal(shipper: Shipper, now_s: float) -> None:
     """Seal what waits, and stop before it is sent."""
-    shipper._take_in(1, now_s, Sealer(SETTINGS.resource, "mz"), hurry=True)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+    shipper._take_in(1, now_s, "live", hurry=True)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
