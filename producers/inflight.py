@@ -86,8 +86,9 @@ class OpenOperations:
         shown: Counter[str] = Counter()
         found: list[OpenOperation] = []
         for operation in old:
-            shown[operation.kind] += 1
-            if shown[operation.kind] <= SHOWN_OF_EACH_KIND:
+            kind = storable(operation.kind)
+            shown[kind] += 1
+            if shown[kind] <= SHOWN_OF_EACH_KIND:
                 found.append(_storable(operation.open_operation()))
         return tuple(found)
 

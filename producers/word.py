@@ -24,6 +24,8 @@ HEARTBEAT_S: Final = 5.0
 
 AGENTS_SHOWN: Final = 100
 
+_NEVER_S: Final = float("-inf")
+
 
 class Agents:
     """The names that events gave as agents, the first hundred."""
@@ -72,7 +74,7 @@ class Word:
         self._open_operations = open_operations
         self._writer = PresenceWriter(keys, producer)
         self._said = Counts()
-        self._at_s = float("-inf")
+        self._at_s = _NEVER_S
 
     def wanted(self, now_s: float) -> bool:
         """Return whether enough time has passed since the last word."""
@@ -84,8 +86,10 @@ class Word:
 
     def due_in_s(self, counts: Counts, now_s: float) -> float:
         """Return seconds until a word is due although nothing happens."""
-        unsaid = counts != self._said or self._said.offered == 0
-        return max(0.05, self._at_s + (PRESENCE_EVERY_S if unsaid else HEARTBEAT_S) - now_s)
+        if self._at_s == _NEVER_S:
+            return PRESENCE_EVERY_S  # no event has come yet, but an operation has begun: it may hang
+        every_s = HEARTBEAT_S if counts == self._said else PRESENCE_EVERY_S
+        return max(0.05, self._at_s + every_s - now_s)
 
     def tried(self, now_s: float) -> None:
         """Take note of a try: whether it goes well or not, the next is not due at once."""

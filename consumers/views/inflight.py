@@ -28,6 +28,11 @@ class InFlight(Struct, frozen=True):
     open_ms: int
     seen_ms: int
 
+    @property
+    def certain_ms(self) -> int:
+        """For how long it was certainly open: a producer that died seconds ago still counts as alive."""
+        return self.open_ms - self.seen_ms if self.state == "open" else self.open_ms
+
 
 def in_flight(presence: Presence, life: str, now_ms: int) -> list[InFlight]:
     """Return what one producer has open, the oldest first; nothing for one that said goodbye, or was recovered.

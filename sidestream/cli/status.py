@@ -13,8 +13,9 @@ from consumers.views.inflight import InFlight
 from consumers.views.status import ProducerStatus, Status, WorkerPresence, read_status
 from pipeline.keys import LIVE_VERSION
 from pipeline.presence import Presence
+from pipeline.units import US_PER_MS
 from sidestream.cli.alerts import rules_table
-from sidestream.cli.human import counted, harmless
+from sidestream.cli.human import counted, duration, harmless
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -34,7 +35,7 @@ OPEN_SHOWN = 20
 """Operations that are shown; `--json` has all that producers tell."""
 
 WIDE = 100
-"""Columns from which on there is room for cursors."""
+"""Columns from which on there is room for cursors and ids."""
 
 
 def status(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
@@ -71,7 +72,9 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
     if not facts.aof:
         out.print("Its AOF is off: what was appended is lost when the server crashes.", style="yellow")
     _section(out, "Producers", _producers(found.producers), "None yet: an application publishes after configure().")
-    _section(out, "Open for long", _open_for_long(found.in_flight), "")
+    _section(out, "Open for long", _open_for_long(found.in_flight, wide=out.width >= WIDE), "")
+    if any(row.state == "unknown" for row in found.in_flight):
+        out.print("Last seen: it died with its producer, or that one is cut off from Redis.", style="dim")
     _section(out, "Workers", _workers(found.workers), "None is alive: start one with `sidestream worker`.")
     _section(
         out,
@@ -143,17 +146,22 @@ def _add_producers(table: Table, about: tuple[str, str, str], presences: Sequenc
     table.add_row(Text(harmless(service)), Text(harmless(instance)), life, *shown_numbers, style=style)
 
 
-def _open_for_long(rows: Sequence[InFlight]) -> Table:
+def _open_for_long(rows: Sequence[InFlight], *, wide: bool) -> Table:
     """Return one row for each operation that has begun and of whose end nobody has heard."""
-    table = _table("#OPEN", "KIND", "NAME", "AGENT", "MODEL", "SESSION", "SERVICE", "STATE")
+    table = _table("#OPEN FOR", "WHAT", "AGENT", "SERVICE", *(["SESSION", "OPERATION"] if wide else []), "STATE")
     for row in rows[:OPEN_SHOWN]:
         operation = row.operation
-        state = "open" if row.state == "open" else f"its producer is silent for {row.seen_ms // 1000} s"
-        texts = (operation.kind, operation.name, operation.agent, operation.model, operation.session, row.service)
-        style = "" if row.state == "open" else "dim"
-        table.add_row(f"{row.open_ms / 1000:,.0f} s", *(Text(harmless(text)) for text in texts), state, style=style)
+        what = f"{operation.kind} {operation.model or operation.name}".strip()
+        ids = (operation.session, operation.operation_id) if wide else ()
+        is_open = row.state == "open"
+        table.add_row(
+            duration(row.open_ms * US_PER_MS),
+            *(Text(harmless(text)) for text in (what, operation.agent, row.service, *ids)),
+            "slow" if is_open else f"last seen {duration(row.seen_ms * US_PER_MS)} ago",
+            style="" if is_open else "dim",
+        )
     if len(rows) > OPEN_SHOWN:
-        table.add_row("", "", f"and {len(rows) - OPEN_SHOWN} more", style="dim")
+        table.add_row("", f"and {len(rows) - OPEN_SHOWN:,} more", style="dim")
     return table
 
 

@@ -16,6 +16,7 @@ from support import spawned
 from pipeline.connection import RedisSettings, Server
 from pipeline.events import Resource, UsageEvent
 from pipeline.keys import Keys
+from pipeline.presence import OpenOperation, Presence, PresenceWriter
 from pipeline.stream import SealedFrame, append_command
 from pipeline.wire import FrameEncoder
 
@@ -98,6 +99,30 @@ def test_status_finds_what_vanished(url: str) -> None:
     client.close()
     assert done.returncode == 1
     assert "metrics v1, partition 0: 5 events entered and are nowhere" in done.stdout
+
+
+def test_status_tells_a_slow_call_from_one_that_died_with_its_producer(url: str) -> None:
+    """The one grows older, of the other it says when it was last seen; the document has the ids of both."""
+    keys = Keys("cli-open")
+    client = Server(RedisSettings(url))
+    started_us = time.time_ns() // 1_000 - 70_000_000
+    for name in ("alive", "dead"):
+        hang = OpenOperation("chat", name, started_us, kind="request", model="gpt-4o", operation_id=f"{name}-1")
+        PresenceWriter(keys, name).write(client, Presence(name, service="deckster", open_operations=(hang,)))
+    said_ms = int(client.call("HGET", keys.presence("dead"), "at_ms"))
+    client.call("HSET", keys.presence("dead"), "at_ms", said_ms - 42_000)
+    client.close()
+    seen = typed("status", url=url, SIDESTREAM_NAMESPACE="cli-open").stdout
+    alive, dead = (line for line in seen.splitlines() if "request gpt-4o" in line)
+    assert "1 m 1" in alive
+    assert alive.rstrip().endswith("slow")
+    assert "last seen" in dead
+    assert "it died with its producer" in seen
+    document = json.loads(typed("status", "--json", url=url, SIDESTREAM_NAMESPACE="cli-open").stdout)
+    assert [(row["state"], row["operation"]["operation_id"]) for row in document["in_flight"]] == [
+        ("open", "alive-1"),
+        ("unknown", "dead-1"),
+    ]
 
 
 def test_report_adds_up_and_has_a_schema(url: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
@@ -12,10 +12,14 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from consumers.views.inflight import in_flight, oldest_first
+from pipeline.events import Resource
+from pipeline.keys import Keys
 from pipeline.presence import OpenOperation, Presence
 from producers import pydantic_ai as capture
 from producers.inflight import MAX_OPEN, SHOWN_AFTER_US, SHOWN_OF_EACH_KIND, OpenOperations
+from producers.ledger import Counts
 from producers.telemetry import Telemetry
+from producers.word import HEARTBEAT_S, PRESENCE_EVERY_S, Word
 
 LONG_US = SHOWN_AFTER_US
 MINUTE_US = 60_000_000
@@ -108,6 +112,46 @@ async def test_many_runs_that_fail_or_are_cancelled_leave_nothing(telemetry: Tel
     assert open_later(telemetry) == []
 
 
+async def _slowly(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+    for _ in range(1_000_000):
+        await asyncio.sleep(0)
+        yield "word "
+
+
+async def test_a_stream_whose_reader_goes_away_leaves_nothing(telemetry: Telemetry) -> None:
+    """An agent's events that nobody reads to the end: the generator is dropped after its first one."""
+    events = _events(Agent(FunctionModel(stream_function=_slowly), name="writer"))
+    assert await anext(events)
+    assert {operation.kind for operation in open_later(telemetry)} == {"run", "request"}
+    del events
+    gc.collect()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert open_later(telemetry) == []
+
+
+async def _events(agent: Agent[None, str]) -> AsyncIterator[object]:
+    async with agent.run_stream_events("hello") as events:
+        async for event in events:
+            yield event
+
+
+def test_what_no_kind_is_does_not_stop_the_word(telemetry: Telemetry) -> None:
+    """An application may pass anything: the operation is shown without a kind."""
+    with telemetry.operation("render", kind=[]):  # pyright: ignore[reportArgumentType] - what is tested
+        assert [(o.kind, o.name) for o in open_later(telemetry)] == [("", "render")]
+
+
+def test_a_word_before_any_event_costs_no_spinning() -> None:
+    """Woken by an operation alone, the publisher looks each second; once it has spoken, each heartbeat."""
+    word = Word(Keys("test"), "ab" * 16, Resource(), Counts(), lambda _: ())
+    assert word.due_in_s(Counts(), 100.0) == PRESENCE_EVERY_S
+    word.tried(100.0)
+    assert word.due_in_s(Counts(), 102.0) == HEARTBEAT_S - 2
+    assert word.due_in_s(Counts(offered=1), 100.5) == PRESENCE_EVERY_S / 2
+
+
 def test_an_operation_of_the_application_is_seen_while_it_lasts(telemetry: Telemetry) -> None:
     """An `operation` that ends by an exception is no longer open; inside, the inner one names the outer."""
 
@@ -176,14 +220,14 @@ def word(**more: object) -> Presence:
 def test_a_slow_call_of_a_living_producer_grows_older() -> None:
     """Its age is the producer's own, and goes on by the broker's clock: an hour between the two changes nothing."""
     [row] = in_flight(word(), "alive", 1_004_000)
-    assert (row.state, row.open_ms, row.seen_ms) == ("open", 34_000, 4_000)
+    assert (row.state, row.open_ms, row.seen_ms, row.certain_ms) == ("open", 34_000, 4_000, 30_000)
     assert (row.operation.model, row.service) == ("gpt-4o", "deckster")
 
 
 def test_what_a_dead_producer_had_open_is_unknown_and_does_not_grow() -> None:
     """Nobody can say whether it still runs: it is shown as it was when its producer spoke last."""
     [row] = in_flight(word(), "silent", 9_000_000)
-    assert (row.state, row.open_ms, row.seen_ms) == ("unknown", 30_000, 8_000_000)
+    assert (row.state, row.open_ms, row.seen_ms, row.certain_ms) == ("unknown", 30_000, 8_000_000, 30_000)
     [fresh] = in_flight(word(), "alive", 1_000_000)
     assert [r.state for r in oldest_first([row, fresh])] == ["open", "unknown"]
 

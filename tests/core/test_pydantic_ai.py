@@ -604,11 +604,17 @@ def _break_emit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "emit", _raise)
 
 
+def _break_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenOperations, "begin", _raise)
+
+
 def _raise(*_: object, **__: object) -> None:
     raise ZeroDivisionError(SECRET)
 
 
-@pytest.mark.parametrize("broken", [_break_start, _break_finish, _break_account, _break_facts, _break_emit])
+@pytest.mark.parametrize(
+    "broken", [_break_start, _break_finish, _break_account, _break_facts, _break_emit, _break_following]
+)
 @pytest.mark.parametrize("beside", [False, True])
 async def test_no_fault_of_ours_breaks_a_run(
     broken: Callable[[pytest.MonkeyPatch], None], beside: bool, monkeypatch: pytest.MonkeyPatch

@@ -163,6 +163,9 @@ class FaultProxy:
             writer.transport.abort()
             return
         exchange = _Exchange(writer, upstream)
+        if self.holding:  # since it was let in
+            exchange.cut()
+            return
         self._exchanges.add(exchange)
         try:
             answers = asyncio.ensure_future(self._answer(Messages(upstream_reader), exchange))

@@ -39,8 +39,8 @@ class OwnServer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._data), "--save", ""]
-        # Under `everysec` a server answers while a write to its file is put off by an fsync that is under way: a kill
-        # then loses what was answered, by chance. Here only `roll_back` loses, and it is known to the event what.
+        # Under `everysec` a server may answer although its write to the file is put off by an fsync that is under way:
+        # a kill may then lose what was answered. Here only `roll_back` loses, and it is known to the event what.
         persistence = ["--appendonly", "yes", "--appendfsync", "always"]
         command = [str(self.binary), *options, *persistence]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
