@@ -1,6 +1,6 @@
 """An application of the storm: it reports events that are told apart, and tells the oracle what it did, as it does it.
 
-Run as `python -m storms.application NAME SEED PIPE VARIANT [witness]`; everything else is in its environment. Lines go
+Run as `python -m storms.application NAME SEED PIPE VARIANT [witness|last]`; the rest is in its environment. Lines go
 to the oracle through a pipe, by one `write` each, so that what was said before a `kill -9` is heard:
 
     begin NAME PID                 a process, or a forked child, begins to speak
@@ -9,6 +9,7 @@ to the oracle through a pipe, by one `write` each, so that what was said before 
     level NAME NEXT LEVEL          a flush said yes: all before NEXT are `appended`, or at least `spooled`
     calls NAME COUNT P999 MAX      the witness: how long calls took, in nanoseconds
     end NAME CLEAN                 it closed; 1 if everything was appended in time
+    quit NAME                      it is about to end without closing
 """
 
 import os
@@ -17,6 +18,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 import warnings
 from typing import Final
 
@@ -24,10 +26,18 @@ from storms import variants
 
 import sidestream
 
+PARTITIONS: Final = 4
 SESSIONS: Final = 12
 BURST: Final = (20, 120)
 REST_S: Final = (0.005, 0.04)
 CLOSE_S: Final = 20.0
+CHILD_BURSTS: Final = (3, 40)
+"""How long a forked child lives, if it is let."""
+
+
+def session_of(name: str, n: int) -> str:
+    """Return the session of the N-th event of a process."""
+    return f"{name}-{n % SESSIONS}"
 
 
 class Application:
@@ -37,14 +47,15 @@ class Application:
         name: Tells its events from everybody else's.
         seed: Of its dice.
         pipe: The oracle's.
-        witness: Whether it times every call; then it is neither killed nor frozen.
+        role: `witness` times every call, and is neither killed nor frozen; `last` comes when the storm is over, to send
+            what the dead have left. Neither forks.
     """
 
-    def __init__(self, name: str, seed: int, pipe: int, *, witness: bool) -> None:
+    def __init__(self, name: str, seed: int, pipe: int, role: str = "") -> None:
         self._name = name
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._pipe = pipe
-        self._witness = witness
+        self._role = role
         self._next = 0
         self._children = 0
         self._took_ns: list[int] = []
@@ -59,7 +70,7 @@ class Application:
             self.burst()
             if self._dice.random() < 0.1:
                 self.flush(self._dice.uniform(0.05, 1.0))
-            if not self._witness and self._dice.random() < 0.02:
+            if not self._role and self._dice.random() < 0.02:
                 self.fork()
             _reap()
         if self._took_ns:
@@ -73,10 +84,10 @@ class Application:
         self._say("offer", first, count)
         bits = ["0"] * count
         for n in range(first, first + count):
-            with sidestream.session_context(f"{self._name}-{n % SESSIONS}", "user"):
+            with sidestream.session_context(session_of(self._name, n), "user"):
                 began_ns = time.perf_counter_ns()
                 bits[n - first] = "01"[self._report(n)]
-                if self._witness:
+                if self._role == "witness":
                     self._took_ns.append(time.perf_counter_ns() - began_ns)
         self._next += count
         self._say("taken", first, "".join(bits))
@@ -107,22 +118,32 @@ class Application:
         self._say("end", int(clean))
 
     def fork(self) -> None:
-        """Fork a child that reports as itself and ends in one of three ways."""
+        """Fork a child that reports as itself and ends in one of three ways, if nobody kills it before."""
         self._children += 1
         seed, way = self._dice.getrandbits(32), self._dice.randrange(3)
         if os.fork():
             return
         try:
-            child = Application(f"{self._name}f{self._children}", seed, self._pipe, witness=False)
-            for _ in range(3):
-                child.burst()
-            if way == 0:
-                child.close()
-            elif way == 1:
-                child.flush(0.5)
-                os.kill(os.getpid(), signal.SIGKILL)
+            child = Application(f"{self._name}f{self._children}", seed, self._pipe)
+            child.live_and_end(way)
+        except Exception:  # noqa: BLE001 - the storm looks for it in the log
+            traceback.print_exc()
         finally:
             os._exit(0)
+
+    def live_and_end(self, way: int) -> None:
+        """Report for a while, then close, or kill oneself, or just end."""
+        for _ in range(self._dice.randint(*CHILD_BURSTS)):
+            self.burst()
+            time.sleep(self._dice.uniform(*REST_S))
+        if way == 0:
+            self.close()
+            return
+        if way == 1:
+            self.flush(0.5)
+        self._say("quit")
+        if way == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _reap() -> None:
@@ -139,7 +160,7 @@ def main() -> None:
     name, seed, pipe, variant, *rest = sys.argv[1:]
     variants.apply(variant)
     sidestream.configure("storm", close_timeout_s=1)
-    Application(name, int(seed), int(pipe), witness=rest == ["witness"]).run()
+    Application(name, int(seed), int(pipe), *rest).run()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec import Struct
-from storms.application import SESSIONS
+from storms.application import PARTITIONS, SESSIONS, session_of
 
 from pipeline.connection import Server
 from pipeline.events import Event, TransitionEvent
-from pipeline.keys import Keys
+from pipeline.keys import Keys, partition_of
 from pipeline.presence import Presence, parse_presence
 from pipeline.stream import parse_entries
 from pipeline.wire import FrameDecoder
@@ -30,6 +30,11 @@ class Identity(NamedTuple):
     def session(self) -> tuple[str, int]:
         """Whose order it must keep."""
         return self.name, self.n % SESSIONS
+
+    @property
+    def lane(self) -> tuple[str, int]:
+        """The partition of its process in which it must lie."""
+        return self.name, partition_of(session_of(self.name, self.n), PARTITIONS)
 
 
 class Stored(NamedTuple):
@@ -63,6 +68,9 @@ class Process:
     refused: set[int] = field(default_factory=set[int])
     safe_to: int = 0
     safe: Counter[str] = field(default_factory=Counter[str])
+    pid: int = 0
+    over: bool = False
+    """Whether it has said that it ends."""
     clean: bool = False
 
 
@@ -78,6 +86,8 @@ class Testimony:
         what, name, *rest = line.split()
         process = self.processes.setdefault(name, Process())
         match what, rest:
+            case "begin", [pid]:
+                process.pid = int(pid)
             case "offer", [first, count]:
                 process.offered = int(first) + int(count)
             case "taken", [first, bits]:
@@ -89,7 +99,9 @@ class Testimony:
             case "calls", [count, p999, longest]:
                 self.calls = int(count), int(p999), int(longest)
             case "end", [clean]:
-                process.clean = clean == "1"
+                process.over, process.clean = True, clean == "1"
+            case "quit", []:
+                process.over = True
             case _:
                 pass
 
@@ -118,6 +130,7 @@ class Evidence:
     events: Sequence[Stored]
     fences: Mapping[tuple[str, int], Fence]
     lost: Mapping[int, int]
+    appended: Mapping[int, int]
     presences: Sequence[Presence]
 
 
@@ -148,10 +161,13 @@ def read_evidence(server: Server, keys: Keys, partitions: int) -> Evidence:
         key = keys.partition(place[1]).fence(place[0])
         numbers = server.call("HMGET", key, "next", "accepted", "lost")
         fences[place] = Fence(*(int(number or 0) for number in numbers))
-    lost = {n: int(server.call("HGET", keys.partition(n).counters(), "lost") or 0) for n in range(partitions)}
+    lost, appended = (
+        {n: int(server.call("HGET", keys.partition(n).counters(), name) or 0) for n in range(partitions)}
+        for name in ("lost", "appended")
+    )
     names = server.call("ZRANGE", keys.presence_index(), 0, -1)
     words = [parse_presence(server.call("HGETALL", keys.presence(name.decode()))) for name in names]
-    return Evidence(events, fences, lost, [word for word in words if word is not None])
+    return Evidence(events, fences, lost, appended, [word for word in words if word is not None])
 
 
 class Verdict:
@@ -161,9 +177,13 @@ class Verdict:
         testimony: What processes said.
         evidence: What the server has in the end.
         rolled_back: What it had, and had no more after it was put back to an older state.
+        closed: Who was asked to close after the last fault.
     """
 
-    def __init__(self, testimony: Testimony, evidence: Evidence, rolled_back: Iterable[Stored]) -> None:
+    def __init__(
+        self, testimony: Testimony, evidence: Evidence, rolled_back: Iterable[Stored], closed: Iterable[str] = ()
+    ) -> None:
+        self._closed = frozenset(closed)
         self._processes = testimony.processes
         self.evidence = evidence
         self._there = Counter(event.identity for event in evidence.events)
@@ -178,11 +198,14 @@ class Verdict:
             Check("invented", "nothing is stored that was not offered", _some(self._invented())),
             Check("refused", "what a call refused is not stored", _some(self._refused())),
             Check("missing", "what was safe, or of a process that closed well, is stored", _some(self._missing())),
+            Check("closed", "who closes when all faults are over loses nothing, and says so", self._unclean()),
             Check("died", "what died in memory is the end of what its process took", _some(self._not_the_end())),
+            Check("routed", "every event lies in the partition of its session", _some(self._astray())),
             Check("order", "events of a session are stored in the order of their calls", _some(self._disorder())),
             Check("holes", "holes in a producer's sequence are what its fence counts as lost", _some(self._holes())),
             Check("lost", "what is counted as lost is what the server truly lost", _some(self._miscounted())),
             Check("account", "every producer's account balances", _some(self._unbalanced())),
+            Check("word", "a last word says what its process was told by its calls", _some(self._misstated())),
         ]
 
     def _invented(self) -> Iterable[object]:
@@ -205,10 +228,16 @@ class Verdict:
     def _not_the_end(self) -> Iterable[object]:
         last: dict[tuple[str, int], int] = {}
         for identity in self._there:
-            last[identity.session] = max(last.get(identity.session, -1), identity.n)
+            last[identity.lane] = max(last.get(identity.lane, -1), identity.n)
         for name, process in self._processes.items():
             if not process.clean:
-                yield from (i for i in self._absent(name) if i.n < last.get(i.session, -1))
+                yield from (i for i in self._absent(name) if i.n < last.get(i.lane, -1))
+
+    def _unclean(self) -> list[str]:
+        return sorted(name for name in self._closed if not self._processes[name].clean)
+
+    def _astray(self) -> Iterable[object]:
+        return (e.identity for e in self.evidence.events if e.identity.lane[1] != e.partition)
 
     def _disorder(self) -> Iterable[object]:
         last: dict[tuple[str, int], int] = {}
@@ -230,6 +259,10 @@ class Verdict:
             counted = sum(fence.lost for (_, p), fence in self.evidence.fences.items() if p == partition)
             if counted != lost:
                 yield f"partition {partition} counts {lost} as lost, its fences {counted}"
+        there = Counter(event.partition for event in self.evidence.events)
+        for partition, appended in self.evidence.appended.items():
+            if appended != there[partition]:
+                yield f"partition {partition} counts {appended} as appended, and has {there[partition]}"
 
     def _miscounted(self) -> Iterable[object]:
         """Compare, for each producer that spoke again after a rollback, what it stated with what is gone."""
@@ -246,6 +279,19 @@ class Verdict:
         for word in self.evidence.presences:
             if word.offered != word.accounted():
                 yield f"{word.producer[:6]} offered {word.offered}, accounts for {word.accounted()}"
+
+    def _misstated(self) -> Iterable[object]:
+        """Hold the goodbyes of those that closed after the last fault against what their calls returned."""
+        names = {event.producer: event.identity.name for event in self.evidence.events}
+        for word in self.evidence.presences:
+            name = names.get(word.producer, "")
+            # A word that a successor wrote may be younger than what its producer was able to say.
+            if name in self._closed and word.closed and not word.recovered:
+                process = self._processes[name]
+                said = word.offered, word.shed, word.appended + word.spooled
+                told = process.offered, len(process.refused), len(process.taken)
+                if said != told:
+                    yield f"{name} says offered, shed, appended {said}, and was told {told}"
 
 
 def _some(found: Iterable[object]) -> list[str]:

@@ -23,58 +23,27 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from storms.oracle import Check, Stored, Testimony, Verdict, read_events, read_evidence
+from storms.application import PARTITIONS
+from storms.oracle import Check, Stored, Verdict, read_events, read_evidence
+from storms.plan import Fault, plan, shortfalls
 from storms.resp_proxy import Fate, FaultProxy
 from storms.variants import VARIANTS
-from storms.world import Applications, OwnServer, weighted
+from storms.world import START_S, Applications, OwnServer
 from support import server_kinds
 
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
 from sidestream.embedded import locate_server
 
-PARTITIONS: Final = 4
 APPLICATIONS: Final = 4
 NAMESPACE: Final = "storm"
-PAUSE_S: Final = (0.1, 0.5)
-"""Between two faults."""
-
 CLOSE_S: Final = 60.0
-WEIGHTS: Final[Mapping[str, int]] = {
-    "kill an application": 6,
-    "freeze an application": 3,
-    "freeze the server": 2,
-    "kill the server": 2,
-    "remember the server": 2,
-    "roll the server back": 1,
-    "fill the server": 2,
-    "forget scripts": 2,
-    "cut connections": 3,
-}
+FORK_WITHIN_S: Final = 1.0
+"""How long the killer of a fork waits for one."""
+
 RATES: Final[dict[Fate, float]] = {"refuse": 0.04, "drop_reply": 0.03, "cut_before": 0.01, "delay": 0.01}
-LEAST_EVENTS_A_SECOND: Final = 300
-LEAST_FAULTS: Final[Mapping[str, int]] = {
-    "kill an application": 1,
-    "freeze an application": 1,
-    "kill the server": 1,
-    "roll the server back": 1,
-    "refuse": 2,
-    "drop_reply": 2,
-    "cut_before": 1,
-    "delay": 1,
-    "appended": 1,
-    "spooled": 1,
-}
-"""Of each fault, and of flushes that confirmed a level, for the shortest run that counts; a longer one has more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What happens, how long after the fault before it, and for how long."""
-
-    name: str
-    after_s: float
-    lasts_s: float
+SMALL_BUFFER: Final = 200
+"""Events that some applications without a spool hold at most: an outage makes them refuse."""
 
 
 @dataclass
@@ -112,24 +81,6 @@ class Outcome:
         return 2 if self.invalid else 1 if self.failed else 0
 
 
-def plan(seed: int, seconds: float) -> list[Fault]:
-    """Return what will happen: every kind of fault once in a random order, then as the dice fall."""
-    dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    names, weights = weighted(WEIGHTS)
-    first = dice.sample(names, len(names))
-    # There must be something to go back to.
-    first.remove("remember the server")
-    first.insert(0, "remember the server")
-    found: list[Fault] = []
-    passed_s = 0.0
-    while passed_s < seconds:
-        name = first.pop(0) if first else dice.choices(names, weights)[0]
-        after_s, lasts_s = dice.uniform(*PAUSE_S), dice.uniform(0.05, min(1.5, seconds / 10))
-        passed_s += after_s + (lasts_s if name.startswith(("freeze", "fill")) else 0.0)
-        found.append(Fault(name, after_s, lasts_s))
-    return found
-
-
 class Storm:
     """One storm: a server, a proxy, applications, and what is done to them.
 
@@ -157,12 +108,15 @@ class Storm:
                 "SIDESTREAM_PARTITIONS": str(PARTITIONS),
             },
             variant,
+            folder / "log",
         )
         self._dice = random.Random(seed + 1)  # noqa: S311 - repeatable on purpose
         self._started = 0
         self._does: Mapping[str, Callable[[float], None]] = {
             "kill an application": self._kill_application,
+            "kill a fork": self._kill_fork,
             "freeze an application": self._freeze_application,
+            "freeze a fork": self._freeze_fork,
             "freeze the server": self._freeze_server,
             "kill the server": lambda _: self.server.restart(),
             "remember the server": lambda _: self.server.remember(),
@@ -173,9 +127,11 @@ class Storm:
         }
 
     def start_application(self) -> None:
-        """Start one more; every second has a spool."""
+        """Start one more; every second has a spool, every fourth a buffer that is soon full."""
         self._started += 1
         more = {"SIDESTREAM_SPOOL_DIR": str(self.spool)} if self._started % 2 else {}
+        if self._started % 4 == 0:
+            more["SIDESTREAM_BUFFER_EVENTS"] = str(SMALL_BUFFER)
         self.applications.start(f"app{self._started}", self._dice.getrandbits(32), **more)
 
     def rage(self, faults: Sequence[Fault]) -> None:
@@ -183,25 +139,40 @@ class Storm:
         self.applications.start("witness", self._dice.getrandbits(32), "witness")
         for _ in range(APPLICATIONS):
             self.start_application()
+        deadline_s = time.monotonic() + START_S
         while sum(process.offered > 0 for process in list(self.applications.testimony.processes.values())) <= 1:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the applications did not begin: {self.applications.exceptions()}")
             time.sleep(0.01)
         self.proxy.rates = RATES
         for fault in faults:
             time.sleep(fault.after_s)
-            if fault.name != "roll the server back" or self.server.remembers:
+            if self._possible(fault.name):
                 self._does[fault.name](fault.lasts_s)
                 self.happened[fault.name] += 1
+
+    def _possible(self, name: str) -> bool:
+        """Return whether there is what it takes: a copy to go back to, a fork that lives, soon at least."""
+        if name == "roll the server back":
+            return self.server.remembers
+        deadline_s = time.monotonic() + FORK_WITHIN_S
+        while name.endswith("a fork") and not self.applications.forks():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.01)
+        return True
 
     def calm(self) -> list[str]:
         """End all faults, let everyone close, and send what the dead left; return who did not end well."""
         self.proxy.rates = {}
         self.happened.update(self.proxy.happened)
         failed = self.applications.close(CLOSE_S)
+        failed += self.applications.outlive_forks(CLOSE_S)
         deadline_s = time.monotonic() + CLOSE_S
         while self._has_spool():
             # One that comes later finds what was not yet free when the one before it looked.
             self._started += 1
-            self.applications.start(f"last{self._started}", 0, SIDESTREAM_SPOOL_DIR=str(self.spool))
+            self.applications.start(f"last{self._started}", 0, "last", SIDESTREAM_SPOOL_DIR=str(self.spool))
             time.sleep(1.5)
             failed += self.applications.close(CLOSE_S)
             if time.monotonic() > deadline_s:
@@ -227,6 +198,19 @@ class Storm:
             self.start_application()
         else:
             self.applications.signal(name, signal.SIGCONT)
+
+    def _kill_fork(self, _: float) -> None:
+        self._signal_fork(signal.SIGKILL)
+
+    def _freeze_fork(self, lasts_s: float) -> None:
+        name = self._signal_fork(signal.SIGSTOP)
+        time.sleep(lasts_s)
+        self.applications.signal_fork(name, signal.SIGCONT)
+
+    def _signal_fork(self, number: signal.Signals) -> str:
+        name = self._dice.choice(sorted(self.applications.forks()))
+        self.applications.signal_fork(name, number)
+        return name
 
     def _freeze_server(self, lasts_s: float) -> None:
         self.server.process.send_signal(signal.SIGSTOP)
@@ -257,16 +241,17 @@ class Storm:
 
     def judge(self) -> tuple[Verdict, list[Check]]:
         """Hear everyone out, look at the server, and judge."""
-        testimony = self.applications.hear_out()
+        self.applications.hear_out()
         with contextlib.closing(self.server.client()) as client:
             evidence = read_evidence(client, self.keys, PARTITIONS)
-        verdict = Verdict(testimony, evidence, self.rolled_back)
+        verdict = Verdict(self.applications.testimony, evidence, self.rolled_back, self.applications.closed)
         return verdict, verdict.checks()
 
     def end(self) -> None:
         """End every process."""
         for name in list(self.applications.living):
             self.applications.kill(name)
+        self.applications.hear_out()
         self.proxy.stop()
         self.server.kill()
 
@@ -290,13 +275,16 @@ def run(seed: int, seconds: float, variant: str = "none", kind: str = "valkey") 
         failed = storm.calm()
         verdict, checks = storm.judge()
         ended = Check("ended", "every process that was let live ended well", failed)
-        return _outcome(storm, verdict, [*checks, ended], seed=seed, seconds=seconds)
+        raised = Check("raised", "nothing was raised in any process", storm.applications.exceptions())
+        return _outcome(storm, verdict, [*checks, ended, raised], seed=seed, seconds=seconds)
 
 
 def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: int, seconds: float) -> Outcome:
     testimony = storm.applications.testimony
     calls, p999_ns, longest_ns = testimony.calls
     counted = sum(fence.lost for fence in verdict.evidence.fences.values())
+    told = Counter({name: testimony.total(name) for name in ("taken", "refused")})
+    happened = storm.happened + testimony.confirmed() + told
     return Outcome(
         seed=seed,
         seconds=seconds,
@@ -315,7 +303,7 @@ def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: i
         calls=calls,
         call_p999_us=p999_ns / 1000,
         call_max_us=longest_ns / 1000,
-        invalid=_invalid(storm.happened + testimony.confirmed(), testimony, seconds),
+        invalid=shortfalls(happened, seconds),
         checks=checks,
     )
 
@@ -323,16 +311,6 @@ def _outcome(storm: Storm, verdict: Verdict, checks: Sequence[Check], *, seed: i
 def _name(binary: Path) -> str:
     found = locate_server(str(binary))
     return f"{found.flavour} {'.'.join(map(str, found.version))}"
-
-
-def _invalid(happened: Mapping[str, int], testimony: Testimony, seconds: float) -> list[str]:
-    taken, least = testimony.total("taken"), int(LEAST_EVENTS_A_SECOND * seconds)
-    found = [f"{taken} events are fewer than {least}"] if taken < least else []
-    return found + [
-        f"{name}: {happened.get(name, 0)} times, fewer than {wanted}"
-        for name, wanted in LEAST_FAULTS.items()
-        if happened.get(name, 0) < wanted
-    ]
 
 
 def report(outcome: Outcome) -> str:

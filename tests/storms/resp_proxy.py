@@ -2,7 +2,11 @@
 
 It sits between applications and a real server, each on a unix socket, in a thread of its own. For every command of an
 interesting kind it draws a fate: forwarded, refused in its place (the server never sees it, the commands around it go
-on), cut off before it is forwarded, or forwarded and then cut off without its answer. Each is counted when it happens.
+on), cut off before it is forwarded, or forwarded and then cut off without its answer, or answered late.
+
+Keeps:
+- Answers reach a client in the order of its commands, whoever gives them: one that is held up holds up those behind it.
+- A fate is counted when it happens, not when it is drawn; what the server itself refuses is counted by its word.
 """
 
 import asyncio
@@ -21,6 +25,7 @@ REFUSALS: Final = (
     b"-BUSY Redis is busy running a script.\r\n",
     b"-NOSCRIPT No matching script. Please use EVAL.\r\n",
     b"-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.\r\n",
+    b"-READONLY You can't write against a read only replica.\r\n",
 )
 FAULTED: Final = frozenset({b"EVALSHA", b"EVAL"})
 DELAY_S: Final = 0.2
@@ -184,7 +189,6 @@ class FaultProxy:
         for fate, share in self.rates.items():
             draw -= share
             if draw < 0:
-                self.happened[fate] += 1
                 return fate
         return "pass"
 
@@ -192,8 +196,10 @@ class FaultProxy:
         while (message := await commands.next()) is not None and not exchange.server.is_closing():
             match self._fate(message):
                 case "cut_before":
+                    self.happened["cut_before"] += 1
                     return
                 case "refuse":
+                    self.happened["refuse"] += 1
                     exchange.expected.append(self._dice.choice(REFUSALS))
                     exchange.answer_refused()
                 case fate:
@@ -204,14 +210,20 @@ class FaultProxy:
     async def _answer(self, replies: Messages, exchange: _Exchange) -> None:
         try:
             while (message := await replies.next()) is not None and not exchange.client.is_closing():
-                match exchange.expected.popleft():
+                # It stays the first in the line until it is written: a refusal behind it must not overtake it.
+                match exchange.expected[0]:
                     case "drop_reply":
+                        self.happened["drop_reply"] += 1
                         break
                     case "delay":
+                        self.happened["delay"] += 1
                         await asyncio.sleep(DELAY_S)
                     case _:
                         pass
+                if message.startswith(b"-"):
+                    self.happened[f"server says {message.split(maxsplit=1)[0][1:].decode()}"] += 1
                 exchange.client.write(message)
+                exchange.expected.popleft()
                 exchange.answer_refused()
         except OSError:
             pass

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from storms.oracle import Testimony
+from storms.oracle import Process, Testimony
 from support import server_binary
 
 from pipeline.connection import RedisSettings, Server
@@ -41,7 +42,8 @@ class OwnServer:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._data), "--save", ""]
         # Under `everysec` a server may answer although its write to the file is put off by an fsync that is under way:
         # a kill may then lose what was answered. Here only `roll_back` loses, and it is known to the event what.
-        persistence = ["--appendonly", "yes", "--appendfsync", "always"]
+        # And a file that were written anew while it is copied would make no copy of one moment.
+        persistence = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
         command = [str(self.binary), *options, *persistence]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with contextlib.closing(self.client()) as client:
@@ -91,13 +93,17 @@ class Applications:
     Args:
         environment: Of each.
         variant: The guard that they do without.
+        log: What they write to standard error.
     """
 
-    def __init__(self, environment: Mapping[str, str], variant: str) -> None:
+    def __init__(self, environment: Mapping[str, str], variant: str, log: Path) -> None:
+        self.closed: list[str] = []
+        """Who was asked to close."""
         self.testimony = Testimony()
         self.living: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = environment
         self._variant = variant
+        self._log = log
         self._reading, self._writing = os.pipe()
         self._thread = threading.Thread(target=self._listen, name="oracle")
         self._thread.start()
@@ -112,9 +118,29 @@ class Applications:
         pipe = self._writing
         command = [sys.executable, "-m", "storms.application", name, str(seed), str(pipe), self._variant, *rest]
         environment = {**os.environ, **self._environment, **more, "PYTHONPATH": str(TESTS)}
-        self.living[name] = subprocess.Popen(
-            command, env=environment, pass_fds=[pipe], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        with self._log.open("ab") as log:
+            self.living[name] = subprocess.Popen(
+                command, env=environment, pass_fds=[pipe], stdin=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+
+    def forks(self) -> list[str]:
+        """Return the forked children that have not said that they end."""
+        spoken = list(self.testimony.processes.items())
+        return [name for name, process in spoken if "f" in name and not process.over and self._is_ours(name, process)]
+
+    def _is_ours(self, name: str, process: Process) -> bool:
+        """Return whether a process lives, in the session of the application that forked it."""
+        try:
+            return os.getsid(process.pid) == self.testimony.processes[name.partition("f")[0]].pid
+        except ProcessLookupError:
+            return False
+
+    def signal_fork(self, name: str, number: signal.Signals) -> None:
+        """Send a forked child a signal, if it is still there."""
+        process = self.testimony.processes[name]
+        process.over |= number == signal.SIGKILL
+        if self._is_ours(name, process):
+            os.kill(process.pid, number)
 
     def kill(self, name: str) -> None:
         """Kill one with SIGKILL, and wait until it is gone."""
@@ -134,6 +160,7 @@ class Applications:
             assert process.stdin is not None
             process.stdin.close()
         failed: list[str] = []
+        self.closed += self.living
         for name, process in self.living.items():
             try:
                 if process.wait(timeout_s):
@@ -145,13 +172,31 @@ class Applications:
         self.living.clear()
         return failed
 
-    def hear_out(self) -> Testimony:
-        """Return what they said, once nobody can say more."""
+    def outlive_forks(self, timeout_s: float) -> list[str]:
+        """Wait for forked children; kill and return those that have not ended by then."""
+        deadline_s = time.monotonic() + timeout_s
+        while (left := self.forks()) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        for name in left:
+            self.signal_fork(name, signal.SIGKILL)
+        return left
+
+    def hear_out(self) -> None:
+        """Listen until nobody can say more; whoever could still go on for ever is killed."""
+        if self._writing < 0:
+            return
         os.close(self._writing)
-        self._thread.join()
-        return self.testimony
+        self._writing = -1
+        while self._thread.is_alive():
+            self.outlive_forks(0)
+            self._thread.join(0.05)
 
-
-def weighted(weights: Mapping[str, int]) -> tuple[Sequence[str], Sequence[int]]:
-    """Return names and their weights, as dice want them."""
-    return list(weights), list(weights.values())
+    def exceptions(self) -> list[str]:
+        """Return what was raised in any of them, as the last line of each traceback."""
+        found: list[str] = []
+        inside = False
+        for line in self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []:
+            if inside and line[:1].strip():
+                found.append(line)
+            inside = line.startswith("Traceback") or (inside and not line[:1].strip())
+        return found
