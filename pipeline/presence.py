@@ -51,6 +51,15 @@ class OpenOperation(Struct, frozen=True):
     session: str = ""
 
 
+class Capture(Struct, frozen=True):
+    """A library that the producer observes: what of it is not seen with this version, and how many hooks failed."""
+
+    library: str
+    version: str = ""
+    unseen: tuple[str, ...] = ()
+    faults: int = 0
+
+
 class Acknowledged(Struct, frozen=True):
     """What a producer knows of one partition.
 
@@ -95,6 +104,7 @@ class Presence(Struct, frozen=True):
     acknowledged: Mapping[int, Acknowledged] = {}
     partitions: int = 0
     agents: tuple[str, ...] = ()
+    captures: tuple[Capture, ...] = ()
     last_error: str = ""
     open_operations: tuple[OpenOperation, ...] = ()
     closed: int = 0
@@ -183,7 +193,7 @@ def parse_presence(reply: "Reply") -> Presence | None:
         return None
     losses = {name.removeprefix("loss:"): int(n) for name, n in stored.items() if name.startswith("loss:")}
     fields: dict[str, object] = {"losses": losses}
-    for name in ("acknowledged", "agents", "open_operations"):
+    for name in ("acknowledged", "agents", "captures", "open_operations"):
         if name in stored:
             fields[name] = msgspec.json.decode(stored.pop(name))
     known = set(Presence.__struct_fields__)

@@ -12,6 +12,7 @@ from pipeline import limits
 from pipeline.events import Event, Resource
 from pipeline.keys import Keys
 from pipeline.presence import OpenOperation, Presence, PresenceWriter
+from producers.captures import captures
 from producers.delivery import Delivery
 from producers.ledger import Counts
 
@@ -141,6 +142,7 @@ class Word:
             acknowledged=delivery.acknowledged(),
             partitions=partitions,
             agents=agents.names(),
+            captures=captures(),
             last_error=last_error,
             open_operations=tuple(self._open_operations(clock_us)),
             closed=int(closed),

@@ -6,20 +6,25 @@ Keeps:
 - `run()` is never switched to streaming, and the application's own traces get no span of ours.
 - Instrumentation that is there already (Logfire's, or an agent's own) goes on working, whatever comes first.
 
-How: pydantic-ai asks `Agent._resolve_instrumentation_settings` for the settings of each run; a guarded wrap hands back
-settings whose tracer watches and passes on. The public slot (`Agent.instrument_all`) is filled too, for
-`pydantic_ai.direct`, and alone serves a version where the wrap does not fit: then a later
-`logfire.instrument_pydantic_ai()` replaces us, and `agent.instrument = ...` hides that agent.
+How: settings whose tracer watches and passes on take the place of those that a run would work with, at three doors
+(`hook.py`); embedding and image models are wrapped at two more. The public slot (`Agent.instrument_all`) is filled too,
+and alone serves a version whose doors are not the ones we know: then a later `logfire.instrument_pydantic_ai()`
+replaces us, and `agent.instrument = ...` hides that agent. What is not observed is logged once and stands in the
+presence record.
 
-Not seen: an agent with an `Instrumentation` capability of its own or an `InstrumentedModel` as its model; embeddings;
-images. While instrumented, pydantic-ai puts agent name, run id and conversation id into the OpenTelemetry baggage.
+Not seen: a model that is called without agent, `Embedder`, `ImageGenerator` or `pydantic_ai.direct`; a subclass of
+`InstrumentedModel` given to `pydantic_ai.direct`. While instrumented, pydantic-ai puts agent name, run id and
+conversation id into the OpenTelemetry baggage.
 """
 
 import logging
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from pipeline.presence import Capture
+from producers.captures import announce
 from producers.pydantic_ai.recorder import Recorder, SupportsEmit
 
 if TYPE_CHECKING:
@@ -31,10 +36,10 @@ _log = logging.getLogger("sidestream.pydantic_ai")
 
 
 class Statistics(Struct, frozen=True):
-    """What presence records and tests read: whether the hooks are in place, and our own faults since import."""
+    """Whether the hooks are in place, what they do not see, and our own faults since import."""
 
     instrumented: bool = False
-    wrapped: bool = False
+    unseen: tuple[str, ...] = ()
     faults: int = 0
 
 
@@ -44,15 +49,19 @@ class _Installed:
     hook: "Hook | None" = None
     recorder: Recorder | None = None
     earlier_faults: int = 0
+    wanted: bool = False
+    version: str = ""
 
 
 def instrument(telemetry: SupportsEmit) -> bool:
-    """Report every request, run and tool call of PydanticAI's agents to `telemetry`; a second call replaces the first.
+    """Report every request, run and tool call of PydanticAI to `telemetry`; a second call replaces the first.
 
     Returns:
         True when the hook is in place; False, with one warning, when pydantic-ai is missing or does not fit.
     """
     uninstrument()
+    _Installed.wanted, _Installed.version = True, _installed_version()
+    announce("pydantic-ai", _capture)
     try:
         from producers.pydantic_ai.hook import Hook  # noqa: PLC0415 - pydantic-ai is an extra
     except ImportError:
@@ -74,6 +83,7 @@ def uninstrument() -> None:
     """Take the hooks out; runs that are under way are reported to their end."""
     hook, recorder = _Installed.hook, _Installed.recorder
     _Installed.hook = _Installed.recorder = None
+    _Installed.wanted = False
     if hook is not None:
         hook.remove()
     if recorder is not None:
@@ -81,7 +91,20 @@ def uninstrument() -> None:
 
 
 def statistics() -> Statistics:
-    """Return whether agents are observed, and how many of our hooks failed so far."""
+    """Return what is observed, and how many of our hooks failed so far."""
     hook, recorder = _Installed.hook, _Installed.recorder
     faults = _Installed.earlier_faults + (recorder.faults if recorder is not None else 0)
-    return Statistics(instrumented=hook is not None, wrapped=hook is not None and hook.wrapped, faults=faults)
+    unseen = hook.unseen if hook is not None else ("anything",)
+    return Statistics(instrumented=hook is not None, unseen=unseen if _Installed.wanted else (), faults=faults)
+
+
+def _capture() -> Capture | None:
+    told = statistics()
+    return Capture("pydantic-ai", _Installed.version, told.unseen, told.faults) if _Installed.wanted else None
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("pydantic-ai-slim")
+    except metadata.PackageNotFoundError:
+        return ""

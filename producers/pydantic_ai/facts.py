@@ -38,10 +38,11 @@ class Stamp(TypedDict):
 
 
 class Asked(Struct, frozen=True):
-    """The model a request went to."""
+    """What was asked for, and of which model."""
 
     model: str = ""
     provider: str = ""
+    operation: str = "chat"
 
 
 class Timing(Struct, frozen=True):
@@ -107,6 +108,7 @@ def usage_event(timing: Timing, asked: Asked, source: object | None, outcome: Ou
         duration_us=timing.duration_us,
         provider=text(getattr(source, "provider_name", "")) or asked.provider,
         response_model=text(getattr(source, "model_name", "")),
+        operation=asked.operation,
         status=outcome.status,
         error_type=outcome.error_type,
         finish_reason=text(getattr(source, "finish_reason", "")),

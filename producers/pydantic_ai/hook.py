@@ -1,4 +1,4 @@
-"""The hook: pydantic-ai's door, where its settings are exchanged for watching ones.
+"""The hook: where pydantic-ai's settings and models are exchanged for watching ones.
 
 Keeps: what is put in place can be taken out, and only while it is still ours.
 """
@@ -6,17 +6,19 @@ Keeps: what is put in place can be taken out, and only while it is still ours.
 # ruff: noqa: ANN401, ARG002 - the vendor's door: Any stays here, and the signatures are theirs
 
 import copy
-import inspect
 import logging
-from collections.abc import Callable
 from typing import Any, cast
 
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, Span
-from pydantic_ai import Agent
+from pydantic_ai import Agent, direct
+from pydantic_ai.capabilities.instrumentation import Instrumentation
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models.instrumented import InstrumentationSettings
+from pydantic_ai.models import Model
+from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
 
+from producers.pydantic_ai import embeddings, images
+from producers.pydantic_ai.doors import Door
 from producers.pydantic_ai.recorder import Recorder
 from producers.pydantic_ai.tracer import WatchedSpan, WatchingTracer
 from producers.pydantic_ai.watches import Request
@@ -25,7 +27,6 @@ _log = logging.getLogger("sidestream.pydantic_ai")
 
 _SLOT = "_instrument_default"
 _RESOLVE = "_resolve_instrumentation_settings"
-_Resolve = Callable[["Agent[Any, Any]"], "InstrumentationSettings | None"]
 
 
 class _Watching:
@@ -82,34 +83,38 @@ class _Beside(_Watching, InstrumentationSettings):
 
 
 class Hook:
-    """The exchange of settings in pydantic-ai's slot and in front of its private resolution."""
+    """The exchange of settings in pydantic-ai's slot, and of what its doors hand out."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.wrapped = False
+        self.unseen: tuple[str, ...] = ()
+        """What is not observed, because a door of this version is not the one we know."""
         self._recorder = recorder
         self._alone = _alone(recorder)
-        self._wrapper: _Resolve | None = None
-        self._original: _Resolve | None = None
+        self._doors = [
+            Door(
+                Agent, _RESOLVE, ("self",), behind="agents that are instrumented by themselves", exchange=self._resolved
+            ),
+            Door(Instrumentation, "for_run", ("self", "ctx"), behind="the capability", exchange=self._for_run),
+            Door(direct, "_prepare_model", ("model", "instrument"), behind="direct requests", exchange=self._prepared),
+            embeddings.door(recorder),
+            images.door(recorder),
+        ]
 
     def install(self) -> None:
-        """Fill the slot, and wrap the resolution where it is the one we know.
+        """Fill the slot, and open the doors that are the ones we know.
 
         Raises:
             AttributeError: The slot is gone: this version does not fit.
         """
         Agent.instrument_all(self.watching(_settings(getattr(Agent, _SLOT))))
-        original: object = Agent.__dict__.get(_RESOLVE)
-        if not inspect.isfunction(original) or list(inspect.signature(original).parameters) != ["self"]:
-            _log.warning("agents with instrumentation of their own are not observed with this version of pydantic-ai")
-            return
-        self._wrap(cast("_Resolve", original))
+        self.unseen = tuple(door.behind for door in self._doors if not door.open())
+        if self.unseen:
+            _log.warning("this version of pydantic-ai is not observed completely", extra={"unseen": self.unseen})
 
     def remove(self) -> None:
         """Take out what is still ours."""
-        if self._wrapper is not None and Agent.__dict__.get(_RESOLVE) is self._wrapper:
-            setattr(Agent, _RESOLVE, self._original)
-        self._wrapper = None
-        self.wrapped = False
+        for door in self._doors:
+            door.close()
         current: object = getattr(Agent, _SLOT, None)
         if isinstance(current, _Watching) and current.recorder is self._recorder:
             Agent.instrument_all(current.stands_for or False)
@@ -127,17 +132,26 @@ class Hook:
         vars(settings)[_REMEMBERED] = beside
         return beside
 
-    def _wrap(self, original: _Resolve) -> None:
-        def resolve(agent: "Agent[Any, Any]") -> InstrumentationSettings | None:
-            settings = original(agent)
-            if self._wrapper is not resolve:
-                # Removed while someone else had wrapped us in turn.
-                return settings
-            return self._recorder.safely(self.watching, settings) or settings
+    def _resolved(self, settings: InstrumentationSettings | None) -> InstrumentationSettings | None:
+        return self._recorder.safely(self.watching, settings) or settings
 
-        self._original, self._wrapper = original, resolve
-        setattr(Agent, _RESOLVE, resolve)
-        self.wrapped = True
+    def _for_run(self, capability: Instrumentation) -> Instrumentation:
+        """Watch through the copy of an `Instrumentation` that one run works with."""
+        self._recorder.safely(self._watch, capability)
+        return capability
+
+    def _watch(self, capability: Instrumentation) -> None:
+        capability.settings = self.watching(capability.settings)
+
+    def _prepared(self, model: Model) -> Model:
+        return self._recorder.safely(self._watched, model) or model
+
+    def _watched(self, model: Model) -> Model:
+        if not isinstance(model, InstrumentedModel):
+            return InstrumentedModel(model, self._alone)
+        if type(model) is not InstrumentedModel:
+            return model  # someone's own kind: what it overrides must go on working
+        return InstrumentedModel(model.wrapped, self.watching(model.instrumentation_settings))
 
 
 _REMEMBERED = "_sidestream_watching"

@@ -3,11 +3,12 @@
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline.events import Event
 from producers.inflight import OpenOperations
+from producers.pydantic_ai.facts import Asked
 from producers.pydantic_ai.watches import Request, Run, Tool, Watch
 
 P = ParamSpec("P")
@@ -61,10 +62,14 @@ class Recorder:
     def start(self, name: str, attributes: dict[str, object]) -> Watch | None:
         """Watch what pydantic-ai opens a span for, by its semantic convention; None for anything else."""
         watch = self._open(name, attributes)
-        if watch is not None and self._telemetry.enabled:
+        if watch is not None:
+            self._follow(watch)
+        return watch
+
+    def _follow(self, watch: Watch) -> None:
+        if self._telemetry.enabled:
             # By itself: a watch that is not followed still reports.
             self.safely(self._telemetry.open_operations.begin, watch)
-        return watch
 
     def _open(self, name: str, attributes: dict[str, object]) -> Watch | None:
         match attributes.get("gen_ai.operation.name"):
@@ -74,7 +79,7 @@ class Recorder:
                 return run
             case "chat":
                 self.settle_waiting()
-                return Request(self.emit, attributes, name.removeprefix("chat "), self._runs)
+                return Request(self.emit, attributes, Asked(model=name.removeprefix("chat ")), self._runs)
             case "execute_tool":
                 return Tool(self.emit, attributes)
             case _:
@@ -101,6 +106,39 @@ class Recorder:
         if request is not None:
             request.set_ttft(ttft_s)
             request.settle(response)
+
+    async def watch_request(self, operation: str, model: object, answering: Awaitable[R]) -> R:
+        """Await an answer that no span of pydantic-ai's stands around, and report the request.
+
+        Args:
+            operation: What is asked for, by the semantic conventions: `embeddings`, `image_generation`.
+            model: Says its `model_name` and `system`, the provider.
+            answering: Gives the response.
+        """
+        request = self.safely(self._open_request, operation, model)
+        try:
+            response = await answering
+        except BaseException as error:
+            self.safely(self._close_request, request, None, error)
+            raise
+        self.safely(self._close_request, request, response, None)
+        return response
+
+    def _open_request(self, operation: str, model: object) -> Request:
+        attributes: dict[str, object] = {
+            "gen_ai.request.model": getattr(model, "model_name", ""),
+            "gen_ai.provider.name": getattr(model, "system", ""),
+        }
+        request = Request(self.emit, attributes, Asked(operation=operation), self._runs)
+        self._follow(request)
+        return request
+
+    def _close_request(self, request: Request | None, response: object, error: BaseException | None) -> None:
+        if request is None:
+            return  # it could not be opened
+        self.safely(self._telemetry.open_operations.end, request)
+        request.finish(error)
+        request.settle(response)
 
     def settle_waiting(self) -> None:
         """Settle a request whose account never came with the response it got."""

@@ -195,15 +195,15 @@ class Request(Watch):
     """One request to a model, with the attempts that a fallback made before the one that answered."""
 
     def __init__(
-        self, emit: Emit, attributes: Mapping[str, object], model: str, runs: "WeakValueDictionary[str, Run]"
+        self, emit: Emit, attributes: Mapping[str, object], asked: facts.Asked, runs: "WeakValueDictionary[str, Run]"
     ) -> None:
         super().__init__(emit, "request")
-        self.name = "chat"
+        self.name = asked.operation
         self.agent = self.parent.agent or facts.text(attributes.get("gen_ai.agent.name"))
         self.run = runs.get(self.run_id)
         self.operation_id = self.span_id = new_span_id()
         self.response: object | None = None
-        self._asked = facts.Asked(model=model)
+        self._asked = asked
         # Known only once the request goes to the model: until then hooks may refuse it, and nothing is billed.
         self._sent = False
         self._ttft_us: int | None = None
@@ -219,7 +219,7 @@ class Request(Watch):
         model = attributes.get("gen_ai.request.model")
         if isinstance(model, str):
             provider = facts.text(attributes.get("gen_ai.provider.name"))
-            self._asked = facts.Asked(model=model, provider=provider)
+            self._asked = facts.Asked(model=model, provider=provider, operation=self.name)
             self._sent = True
 
     def set_ttft(self, seconds: object) -> None:
@@ -253,7 +253,7 @@ class Request(Watch):
         """Report a stream that ended early: broken by the provider, cancelled with its run, or left by its reader."""
         if outcome == "error" and isinstance(error, Exception) and facts.raised_by_model(error):
             self._answered("error", type(error).__name__)
-            self.report_error(error, agent=self.agent, model=self._asked.model, operation="chat")
+            self.report_error(error, agent=self.agent, model=self._asked.model, operation=self.name)
         elif outcome == "cancelled":
             self._answered("cancelled")
         else:
@@ -289,7 +289,7 @@ class Request(Watch):
             # Its attempts have been reported one by one; the group around them is no further error.
             report_once(error)
             return
-        self.report_error(error, agent=self.agent, model=self._asked.model, operation="chat")
+        self.report_error(error, agent=self.agent, model=self._asked.model, operation=self.name)
 
     def _report_attempts(self, attempts: list[facts.Attempt]) -> None:
         for number, attempt in enumerate(attempts, start=1):
@@ -306,7 +306,7 @@ class Request(Watch):
                         type=attempt.error_type,
                         agent=self.agent,
                         model=attempt.asked.model,
-                        operation="chat",
+                        operation=self.name,
                         **stamp,
                     )
                 )

@@ -72,6 +72,8 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
     if not facts.aof:
         out.print("Its AOF is off: what was appended is lost when the server crashes.", style="yellow")
     _section(out, "Producers", _producers(found.producers), "None yet: an application publishes after configure().")
+    for line in _captures(found.producers):
+        out.print(line, style="yellow", markup=False)
     _section(out, "Open for long", _open_for_long(found.in_flight, wide=out.width >= WIDE), "")
     if any(row.state == "unknown" for row in found.in_flight):
         out.print("Last seen: it died with its producer, or that one is cut off from Redis.", style="dim")
@@ -126,6 +128,19 @@ def _producers(producers: Sequence[ProducerStatus]) -> Table:
     for service, presences in closed.items():
         _add_producers(table, (service, counted(len(presences), "process", "processes"), "closed"), presences, "dim")
     return table
+
+
+def _captures(producers: Sequence[ProducerStatus]) -> list[str]:
+    """Say what producers that are alive do not see of the libraries they observe, once for all that say the same."""
+    lines: set[str] = set()
+    for producer in producers:
+        for capture in producer.presence.captures if producer.life == "alive" else ():
+            what = f"{_service(producer.presence)}: {capture.library} {capture.version}"
+            if capture.unseen:
+                lines.add(f"{what} is not observed completely: not {', '.join(capture.unseen)}.")
+            if capture.faults:
+                lines.add(f"{what}: observing it failed {counted(capture.faults, 'time', 'times')}; see its log.")
+    return sorted(lines)
 
 
 def _service(presence: Presence) -> str:

@@ -2,16 +2,13 @@
 
 import asyncio
 import gc
-import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from collecting import Collected
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, use_span
 from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.direct import model_request, model_request_stream
@@ -24,7 +21,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
-from pipeline.events import ErrorEvent, Event, OperationEvent, UsageEvent, check_event
+from pipeline.events import UsageEvent
 from producers import pydantic_ai as capture
 from producers.context import RUN, Context, enter_context, leave_context
 from producers.inflight import OpenOperations
@@ -36,47 +33,8 @@ logfire = pytest.importorskip("logfire")
 from logfire.testing import TestExporter  # noqa: E402 - only where logfire is
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 
-E = TypeVar("E", bound=Event)
 _PROMPT = ModelRequest.user_text_prompt("hello")
 SECRET = "the-secret-of-the-deck"
-
-
-@dataclass
-class Collected:
-    """A telemetry that keeps what it is given, as the wire would hand it on."""
-
-    events: list[Event] = field(default_factory=list[Event])
-    open_operations: OpenOperations = field(default_factory=OpenOperations)
-    enabled: bool = True
-
-    def emit(self, event: Event) -> bool:
-        """Keep `event`."""
-        self.events.append(check_event(event))
-        return True
-
-    def of(self, kind: type[E]) -> list[E]:
-        """Return the events of one kind, in order."""
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def requests(self) -> list[UsageEvent]:
-        """The requests, in order."""
-        return self.of(UsageEvent)
-
-    @property
-    def errors(self) -> list[ErrorEvent]:
-        """The errors, in order."""
-        return self.of(ErrorEvent)
-
-    @property
-    def runs(self) -> list[OperationEvent]:
-        """The runs, in order of their ends."""
-        return [event for event in self.of(OperationEvent) if event.kind == "run"]
-
-    @property
-    def tools(self) -> list[OperationEvent]:
-        """The tool calls, in order of their ends."""
-        return [event for event in self.of(OperationEvent) if event.kind == "tool"]
 
 
 class Priced(TestModel):
@@ -720,48 +678,3 @@ async def test_a_model_finds_the_application_s_trace_around_its_request(told: Co
         await Agent(FunctionModel(answer)).run("hello")
     assert seen == [parent]
     assert len(told.requests) == 1
-
-
-async def test_uninstrument_leaves_nothing_behind() -> None:
-    """Slot and method are what they were, and nothing is reported any more."""
-    slot, resolve = vars(Agent)["_instrument_default"], vars(Agent)["_resolve_instrumentation_settings"]
-    collected = Collected()
-    for _ in range(3):
-        assert capture.instrument(collected)
-    assert capture.statistics().wrapped
-    capture.uninstrument()
-    capture.uninstrument()
-    assert vars(Agent)["_instrument_default"] == slot
-    assert vars(Agent)["_resolve_instrumentation_settings"] is resolve
-    await Agent(TestModel()).run("hello")
-    assert collected.events == []
-    assert not capture.statistics().instrumented
-
-
-async def test_a_version_whose_resolution_we_do_not_know_keeps_the_public_slot(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where the private method has changed, ordinary agents are still seen, and a warning says which are not."""
-
-    def resolve(agent: Agent[Any, Any], _more: bool = False) -> object:
-        return vars(Agent)["_instrument_default"]
-
-    monkeypatch.setattr(Agent, "_resolve_instrumentation_settings", resolve)
-    collected = Collected()
-    with caplog.at_level(logging.WARNING):
-        assert capture.instrument(collected)
-    assert not capture.statistics().wrapped
-    await Agent(TestModel()).run("hello")
-    capture.uninstrument()
-    assert len(collected.runs) == 1
-    assert len(caplog.records) == 1
-
-
-def test_without_pydantic_ai_it_says_so_and_returns_false(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An application without the extra gets one warning and no exception."""
-    monkeypatch.setitem(sys.modules, "producers.pydantic_ai.hook", None)
-    with caplog.at_level(logging.WARNING):
-        assert not capture.instrument(Collected())
-    assert len(caplog.records) == 1
