@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check storm bench format setup constraints clean
+.PHONY: demo test check matrix storm bench format setup constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    real agent traffic through the whole pipeline, about half a minute after set-up"
 	@echo "make test    everything that checks the project: format, lint, types, import contracts, tests"
 	@echo "make check   the same without the tests"
+	@echo "make matrix  the capture of PydanticAI against its oldest supported version, one between, and the current one"
 	@echo "make storm   kill and freeze applications and Redis under load, with an oracle that counts; about six minutes"
 	@echo "make bench   measure, with the peers beside us, and write docs/benchmarks.md"
 
@@ -19,6 +20,17 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+# What watches PydanticAI stands on a few of its functions: from the oldest version that `pyproject.toml` allows.
+PYDANTIC_AI ?= 2.60.0 2.64.0 2.68.0
+MATRIX := .venv-matrix
+matrix:
+	@$(PYTHON) -m venv $(MATRIX)
+	@grep -Ev '^(pydantic-ai-slim|pydantic-graph|anthropic|google-genai|openai)==' constraints.txt > $(MATRIX)/constraints.txt
+	@set -e; for version in $(PYDANTIC_AI); do echo "pydantic-ai $$version"; \
+		$(MATRIX)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(MATRIX)/constraints.txt \
+			--editable '.[dev]' "pydantic-ai-slim==$$version"; \
+		$(MATRIX)/bin/pytest -q tests/core/test_pydantic_ai.py tests/core/test_pydantic_ai_doors.py tests/providers examples/deckster; done
 
 # Kill, freeze and roll back, for minutes, with an oracle; then the same with each guard removed, which must be caught.
 SEED ?= 1
@@ -70,4 +82,4 @@ constraints:
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-bench build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench $(MATRIX) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
