@@ -29,13 +29,16 @@ RESULTS: Final = ROOT / "benchmarks" / "results.jsonl"
 PACKAGES: Final = (
     "sidestream",
     "anyio",
+    "fastapi",
     "faststream",
     "hiredis",
     "langfuse",
     "logfire",
     "msgspec",
     "opentelemetry-sdk",
+    "pydantic-ai-slim",
     "redis",
+    "uvicorn",
     "zstandard",
 )
 """Ours and the peers': what a figure may change with."""

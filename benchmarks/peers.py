@@ -73,12 +73,8 @@ def _exporter(receiver_url: str) -> OTLPSpanExporter:
 
 
 @contextmanager
-def logfire_peers(receiver_url: str) -> Generator[list[Peer]]:
+def logfire_configured(receiver_url: str) -> Generator[None]:
     """Configure Logfire with the batch processor and the OTLP exporter that it uses itself."""
-    about = (
-        "configure(send_to_logfire=False, console=False, metrics=False), BatchSpanProcessor(500 ms) and OTLP/HTTP to a "
-        "loopback receiver; without the pending spans that it also sends in production"
-    )
     logfire.configure(
         send_to_logfire=False,
         console=False,
@@ -88,13 +84,26 @@ def logfire_peers(receiver_url: str) -> Generator[list[Peer]]:
         additional_span_processors=[BatchSpanProcessor(_exporter(receiver_url), schedule_delay_millis=500)],
         advanced=AdvancedOptions(log_record_processors=()),
     )
+    try:
+        yield
+    finally:
+        logfire.shutdown()
+
+
+@contextmanager
+def logfire_peers(receiver_url: str) -> Generator[list[Peer]]:
+    """Configure Logfire, and report with its two ways."""
+    about = (
+        "configure(send_to_logfire=False, console=False, metrics=False), BatchSpanProcessor(500 ms) and OTLP/HTTP to a "
+        "loopback receiver; without the pending spans that it also sends in production"
+    )
     named: dict[str, Any] = {name.replace(".", "_"): value for name, value in ATTRIBUTES.items()}
 
     def span() -> None:
         with logfire.span("bench.logfire_span", _span_name="bench.logfire_span", **named):
             pass
 
-    try:
+    with logfire_configured(receiver_url):
         yield [
             Peer(
                 "logfire.info",
@@ -105,8 +114,6 @@ def logfire_peers(receiver_url: str) -> Generator[list[Peer]]:
             ),
             Peer("logfire.span", span, logfire.force_flush, about, "bench.logfire_span"),
         ]
-    finally:
-        logfire.shutdown()
 
 
 @contextmanager

@@ -156,3 +156,18 @@ def _await_file(path: Path, process: subprocess.Popen[Any]) -> None:
         if process.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError(f"{process.args} did not start")
         time.sleep(0.01)
+
+
+def await_listening(path: Path, process: subprocess.Popen[Any]) -> None:
+    """Wait until somebody answers at a unix socket.
+
+    Raises:
+        RuntimeError: The process has ended, or does not listen in time.
+    """
+    _await_file(path, process)
+    deadline_s = time.monotonic() + START_S
+    with socket.socket(socket.AF_UNIX) as caller:
+        while caller.connect_ex(str(path)):  # bound before it listens
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"{process.args} does not listen")
+            time.sleep(0.01)

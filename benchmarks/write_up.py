@@ -16,6 +16,8 @@ from benchmarks.harness import SCHEMA, Figure, Line, say
 
 TITLES: Final = {
     "call": "What one call costs the caller",
+    "agent_run": "What a PydanticAI run pays",
+    "middleware": "What the middleware costs",
     "loop_lag": "What an event loop feels",
     "throughput": "Events a second, one process",
     "memory": "Redis memory an event",
