@@ -1,10 +1,13 @@
 """The wheel as an application installs it: bare, into an empty environment, beside modules of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import RealServer
@@ -84,3 +87,41 @@ def test_the_wheel_is_typed_and_carries_its_scripts(bare: Path, tmp_path: Path) 
         "(r.files('pipeline') / 'scripts' / 'append.lua').is_file())"
     )
     assert run(bare, tmp_path, "-c", look).stdout.strip() == "[True, True, True, True] True"
+
+
+@pytest.mark.xdist_group("wheel")
+def test_applications_type_check_strictly_against_the_wheel(bare: Path, tmp_path: Path) -> None:
+    """The examples, where nothing of the repository is, find every name and its type in what is installed."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    found = _type_check(bare, tmp_path)
+    assert found["summary"]["errorCount"] == found["summary"]["warningCount"] == 0, found["generalDiagnostics"]
+    assert found["summary"]["filesAnalyzed"] >= len(list((tmp_path / "examples").rglob("*.py")))
+
+
+@pytest.mark.xdist_group("wheel")
+def test_a_wrong_call_does_not_type_check_against_the_wheel(bare: Path, tmp_path: Path) -> None:
+    """Without this the test before would pass where nothing has a type."""
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "app.py").write_text("import sidestream\nsidestream.usage(1, 'm')\nsidestream.use()\n")
+    found = _type_check(bare, tmp_path)
+    assert {problem["rule"] for problem in found["generalDiagnostics"]} >= {
+        "reportArgumentType",
+        "reportAttributeAccessIssue",
+    }
+
+
+def _type_check(python: Path, folder: Path) -> dict[str, Any]:
+    """Run the type checker over `folder/examples`: ours from the wheel, third parties from this environment."""
+    settings = {
+        "include": ["examples"],
+        "typeCheckingMode": "strict",
+        "pythonVersion": "3.11",
+        "reportMissingTypeStubs": False,
+        "venvPath": str(python.parents[2]),
+        "venv": python.parents[1].name,
+        # An editable install is a line in a file there, which is not read from here: only the wheel has our names.
+        "extraPaths": [sysconfig.get_path("purelib")],
+    }
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = run(Path(sys.executable), folder, "-m", "basedpyright", "--outputjson", "-p", str(folder))
+    return json.loads(done.stdout)
