@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
+from producers.exceptions import fault
 from producers.telemetry import Telemetry
 
 # The values are any, by the protocol's own definition.
@@ -53,9 +54,8 @@ class DrainMiddleware:
     async def _drain(self) -> None:
         try:
             await self._telemetry.aclose(self._timeout_s)
-        except Exception:
-            # The shutdown of the application must go on, whatever became of its telemetry.
-            LOG.exception("telemetry could not be closed at the application's shutdown")
+        except Exception as error:  # noqa: BLE001 - the shutdown must go on, whatever became of the telemetry
+            LOG.error("telemetry could not be closed at the application's shutdown: %s", fault(error))  # noqa: TRY400
 
 
 class _Lifespan:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 from pipeline.errors import SettingsError
 from producers.asgi import App, DrainMiddleware, Receive, Scope, Send
+from producers.exceptions import for_log
 from producers.telemetry import Telemetry
 
 LOG: Final = logging.getLogger("sidestream")
@@ -82,9 +83,10 @@ class SessionMiddleware:
         for read in self._sources[name]:
             try:
                 found = read(scope)
-            except Exception:
-                # A function of the application's, or a header that is none: the request goes on without it.
-                LOG.warning("who a request is about could not be read", extra={"of": name}, exc_info=True)
+            except Exception as error:  # noqa: BLE001 - the request goes on without it
+                # A function of the application's, or a header that is none. No traceback: it would quote what was read.
+                extra = {"of": name, "error": for_log(error, self._telemetry.redactor)}
+                LOG.warning("who a request is about could not be read", extra=extra)
                 continue
             if found:
                 return str(found)

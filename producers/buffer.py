@@ -63,16 +63,23 @@ class Buffer:
         capacity: Events at most.
         capacity_bytes: Bytes at most, as estimated here; None: as many as `capacity` small events take.
         wake: Wakes the reader, from any thread.
+        ledger: Where events are counted; a new one by default.
     """
 
-    def __init__(self, capacity: int, capacity_bytes: int | None = None, wake: Callable[[], None] = _no_reader) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        capacity_bytes: int | None = None,
+        wake: Callable[[], None] = _no_reader,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.incoming: deque[Event] = deque()
         self.usage_room = 0
         """Events in `incoming` from which on usage and operations are refused."""
         self.ring_at = 0
         """Events in `incoming` from which on the reader wants to be woken."""
         self.wake = wake
-        self.ledger = Ledger()
+        self.ledger = ledger or Ledger()
         self._capacity = capacity
         self._capacity_bytes = capacity * SLOT_BYTES if capacity_bytes is None else capacity_bytes
         self._reserve = min(capacity, self._capacity_bytes // SLOT_BYTES) // 10

@@ -11,6 +11,7 @@ Keeps:
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -18,6 +19,7 @@ from celery import signals
 
 from producers import propagation
 from producers.context import CONTEXT
+from producers.exceptions import fault
 from producers.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class _Tasks:
     def fail(self, sender: object = None, exception: object = None, **_: object) -> None:
         """Report what a task raised, while its context stands."""
         if isinstance(exception, BaseException):
-            self._telemetry.error(exception, operation=str(getattr(sender, "name", "")))
+            self._telemetry.error(_raised(exception), operation=str(getattr(sender, "name", "")))
 
     def end(self, task_id: str = "", **_: object) -> None:
         """Leave the context."""
@@ -78,6 +80,17 @@ class _Tasks:
     def drain(self, **_: object) -> None:
         """Publish what is buffered, and say goodbye."""
         self._telemetry.close(self._timeout_s)
+
+
+def _raised(exception: BaseException) -> BaseException:
+    """Return what the task raised.
+
+    Of an exception that cannot be pickled Celery (5.7, `get_pickleable_exception`) hands on a copy: of one of its base
+    classes or wrapped, and not marked as reported.
+    """
+    raised = sys.exception()
+    copied = isinstance(raised, type(exception)) or type(exception).__name__ == "UnpickleableExceptionWrapper"
+    return raised if raised is not None and copied else exception
 
 
 def instrument(telemetry: Telemetry, timeout_s: float | None = None) -> bool:
@@ -116,8 +129,8 @@ def _guarded(receiver: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever Celery passes
         try:
             receiver(*args, **kwargs)
-        except Exception:
-            LOG.exception("telemetry met an error of its own beside a task; the task goes on")
+        except Exception as error:  # noqa: BLE001 - the task goes on
+            LOG.error("telemetry met an error of its own beside a task, which goes on: %s", fault(error))  # noqa: TRY400
 
     return guarded
 

@@ -1,6 +1,13 @@
-"""What an exception says of how something ended."""
+"""What an exception says of how something ended, and in which words."""
+
+import re
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from pipeline.events import Status
+from pipeline.redact import Redactor
 
 _CANCELLED = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt", "SystemExit"})
 """By name, so that neither asyncio nor trio is imported for it."""
@@ -38,3 +45,77 @@ def _is_an_answer(error: BaseException) -> bool:
 def type_name(error: BaseException | type[BaseException]) -> str:
     """Return the name of an exception's type, without its module: all that a vendor's saved attempts carry of it."""
     return (error if isinstance(error, type) else type(error)).__name__
+
+
+_LOGGED_CHARS: Final = 200
+_LOGGED_PLACES: Final = 8
+
+
+def for_log(error: BaseException, redactor: Redactor) -> str:
+    """Return an exception's type and text as our log may hold them, through the net that errors pass; never raises."""
+    text = ""
+    with suppress(Exception):  # whatever an exception of the application's does when it is asked
+        text = redactor.redact(own_words(error), _LOGGED_CHARS)
+    return f"{type_name(error)}: {text}" if text else type_name(error)
+
+
+def fault(error: BaseException) -> str:
+    """Return what our log says of a fault of ours beside the application's work: its type, and where it came up.
+
+    Not its text, and not what was being handled meanwhile, as a traceback has it: these may quote the application.
+    """
+    places = [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in traceback.walk_tb(error.__traceback__)]
+    return f"{type_name(error)} at {' > '.join(places[-_LOGGED_PLACES:])}"
+
+
+_OF_AN_ANSWER: Final = ("body", "response", "raw_response", "details")
+"""How the clients of vendors keep the answer, beside its status, that an exception is about."""
+
+_MARKS: Final = re.compile(r"[:({=]")
+"""Where pydantic-ai's sentences about a model or its answer begin to quote."""
+
+_TOLD_TO_MODEL: Final = frozenset({"ModelRetry", "ToolFailed", "ToolFailedError", "ToolRetryError"})
+"""pydantic-ai's ways to answer a model by an exception: all of the text is content."""
+
+_OF_TRANSPORT: Final = frozenset({"ModelConnectionError", "ModelRequestTimeout"})
+"""pydantic-ai's errors of a model whose words are the client's own: no answer came."""
+
+
+def own_words(error: BaseException) -> str:
+    """Return the text of `error` without what it may quote of a provider's answer, a model or a refused input.
+
+    Everything is read by name: no vendor's package is imported for it. Secrets are still in it.
+    """
+    status = _status_of_answer(error)
+    if status is not None:
+        # The text of these ends with the body of the answer, which may echo the prompt.
+        model = _text(error, "model_name")
+        return f"HTTP status {status} from model {model}" if model else f"HTTP status {status}"
+    if callable(count := getattr(error, "error_count", None)):
+        # A validation error's text quotes the input that was refused.
+        return f"{count()} validation errors for {_text(error, 'title')}"
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "UnexpectedModelBehavior" in names:
+        return _before_quotes(error)
+    if names & _TOLD_TO_MODEL or getattr(error, "body", None):
+        return ""
+    if "ModelAPIError" in names and not names & _OF_TRANSPORT:
+        return ""  # a provider's own sentence, or the whole of an answer that was not understood
+    return str(error)
+
+
+def _status_of_answer(error: BaseException) -> int | None:
+    numbers: tuple[object, ...] = (getattr(error, "status_code", None), getattr(error, "code", None))
+    for number in numbers:
+        if isinstance(number, int):
+            return number if any(hasattr(error, name) for name in _OF_AN_ANSWER) else None
+    return None
+
+
+def _before_quotes(error: BaseException) -> str:
+    return _MARKS.split(_text(error, "message"), maxsplit=1)[0].strip()
+
+
+def _text(error: BaseException, name: str) -> str:
+    value: object = getattr(error, name, "")
+    return value if isinstance(value, str) else ""

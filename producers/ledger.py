@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
+from pipeline.redact import Redactor
+from producers.exceptions import for_log
+
 LOG: Final = logging.getLogger("sidestream")
 
 STUCK_S: Final = 5.0
@@ -67,9 +70,13 @@ class Ledger:
     """Counts events as they move; the hot path touches `offered` only, and the rest when something goes wrong.
 
     `in_flight`, `unknown`, `appended` and `lost` belong to the publisher, under its own lock.
+
+    Args:
+        redactor: Takes secrets out of what is said of a refused call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redactor: Redactor = Redactor()) -> None:  # noqa: B008 - frozen
+        self._redactor = redactor
         self.offered = OfferCounter()
         self.spooled = 0
         self.in_flight = 0
@@ -88,7 +95,9 @@ class Ledger:
     def invalid(self, kind: str, reason: str, events: int = 1, *, why: str = "") -> None:
         """Count events that can never be stored; say `why` the first time, or which exception is being handled."""
         if self._lose(("invalid", kind, reason), events):
-            LOG.warning("telemetry refuses a call as invalid (%s, %s): %s", kind, reason, why or sys.exception())
+            error = sys.exception()
+            why = self._redactor.redact(why) or ("" if error is None else for_log(error, self._redactor))
+            LOG.warning("telemetry refuses a call as invalid (%s, %s): %s", kind, reason, why)
 
     def _lose(self, what: tuple[str, str, str], events: int) -> bool:
         """Count a loss; return whether it is the first of its kind."""

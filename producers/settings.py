@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
 from pipeline.keys import DEFAULT_NAMESPACE, DEFAULT_PARTITIONS, MAX_PARTITIONS, Keys
+from pipeline.redact import Redactor
 from producers.pseudonyms import LEAST_KEY_CHARS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class PublishSettings:
         append_level: When an event counts as appended: `appended` (Redis has answered) or `replicated(n)` (and so many
             replicas, 1-9, have said that they have it).
         user_key: A secret of at least 16 characters: users' ids are stored as hashes keyed by it; empty: as they are.
+        redact: Takes secrets out of messages of errors.
 
     Raises:
         SettingsError: A value is out of its range; the message begins with the name of the field.
@@ -62,6 +64,7 @@ class PublishSettings:
     spool_fsync: Literal["always", "interval"] = "always"
     append_level: str = "appended"
     user_key: str = field(default="", repr=False)
+    redact: Redactor = Redactor()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         Keys(self.namespace)

@@ -24,7 +24,6 @@ from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, 
 from pipeline.events import Origin
 from pipeline.keys import Keys
 from pipeline.presence import OpenOperation
-from pipeline.redact import redact
 from pipeline.retry import Breaker
 from producers.appending import append_frames
 from producers.buffer import Buffer
@@ -328,7 +327,7 @@ class Shipper:
     def _pause(self, error: SidestreamError, now_s: float) -> None:
         if error.code == "script_missing":
             return  # the next try sends the text
-        self._last_error = f"{error.code}: {redact(str(error), 200)}"
+        self._last_error = f"{error.code}: {self._settings.redact.redact(str(error), 200)}"
         refused = isinstance(error, RefusedError)
         draw = random.random()  # noqa: S311 - spreads tries, guards nothing
         self._breaker.failed(now_s, draw, least_s=REFUSED_PAUSE_S if refused else 0.0)

@@ -23,15 +23,16 @@ import msgspec
 
 from pipeline import limits
 from pipeline.events import ErrorEvent, Event, OperationEvent, Status, TransitionEvent, UsageEvent
-from pipeline.redact import redact
+from pipeline.redact import Redactor
 from producers import propagation
 from producers.buffer import SMALL_EVENT_CHARS, Buffer
 from producers.context import CONTEXT, RUN, Context, move_state
 from producers.errors_seen import report_once
-from producers.exceptions import type_name
+from producers.exceptions import own_words, type_name
 from producers.inflight import OpenOperations
-from producers.ledger import Counts
+from producers.ledger import Counts, Ledger
 from producers.publisher import Publisher
+from producers.requests import ModelRequest
 from producers.scopes import Operation, SessionContexts
 from producers.sessions import SessionMemory
 from producers.settings import PublishSettings
@@ -92,7 +93,7 @@ class Telemetry:
     """
 
     def __init__(self, settings: PublishSettings | None = None, find_url: Callable[[], str | None] = _nowhere) -> None:
-        self._settings = settings or PublishSettings()
+        self._settings = self._before_held = settings or PublishSettings()
         self._find_url = find_url
         self.session_context = SessionContexts(self)
         """Makes contexts that tag events with a session and a user; see there."""
@@ -110,7 +111,7 @@ class Telemetry:
         self._sessions = SessionMemory()
         self._id_prefix = os.urandom(6).hex()
         self._next_id = itertools.count(1).__next__
-        self._buffer = Buffer(settings.buffer_events, settings.buffer_bytes)
+        self._buffer = Buffer(settings.buffer_events, settings.buffer_bytes, ledger=Ledger(settings.redact))
         self._count = self._buffer.ledger.offered.count
         self._publisher = Publisher(settings, self._find_url, self._buffer, self.open_operations.older_than)
 
@@ -134,10 +135,15 @@ class Telemetry:
         No thread begins, and until `release` nothing that waits for Redis waits.
         """
         self.close()
+        self._before_held = self._settings
         self._begin()
         self._buffer.wake = _stay_asleep
         self.holding = True
         self._on = True
+
+    def redact_with(self, redactor: Redactor) -> None:
+        """Let what is held look as it would if this had been configured."""
+        self._settings = dataclasses.replace(self._settings, redact=redactor)
 
     def held(self) -> list[Event]:
         """Return the events that are buffered, oldest first."""
@@ -146,6 +152,7 @@ class Telemetry:
     def release(self) -> None:
         """Forget what was held, and switch it off."""
         self._on = self.holding = False
+        self._settings = self._before_held
         self._begin()
 
     def after_fork(self) -> None:
@@ -161,6 +168,11 @@ class Telemetry:
     def service(self) -> str:
         """The application's name, as it was configured."""
         return self._settings.resource.service
+
+    @property
+    def redactor(self) -> Redactor:
+        """What takes secrets out of messages, as it was configured."""
+        return self._settings.redact
 
     @property
     def producer(self) -> str:
@@ -292,11 +304,11 @@ class Telemetry:
         return self._buffer.offer(UsageEvent(**fields))  # pyright: ignore[reportArgumentType] - proven when sealed
 
     def emit(self, event: Event) -> bool:
-        """Take an event as it is; return whether it was buffered."""
+        """Take an event as it is, but for secrets in the message of an error; return whether it was buffered."""
         if not self._on:
             return False
         self._count()
-        return self._buffer.offer(event)
+        return self._offer_error(event) if isinstance(event, ErrorEvent) else self._buffer.offer(event)
 
     def error(  # noqa: PLR0913 - each names a field of the event
         self,
@@ -313,7 +325,8 @@ class Telemetry:
 
         Args:
             error: The exception, its type, or the type's name.
-            message: What happened, for a person; by default what the exception says. Secrets are taken out.
+            message: What happened, for a person; by default what the exception says, but for what it may quote of a
+                provider's answer or a refused input. Secrets are taken out.
             code: A word of low cardinality.
             agent: Whose work failed; empty stands for the agent of the running operation.
             model: The model asked.
@@ -335,13 +348,24 @@ class Telemetry:
             fields = _about(details)
             fields |= {
                 "type": _cut(error if isinstance(error, str) else type_name(error)),
-                "message": redact(_message(error, message), limits.MAX_MESSAGE_CHARS),
+                "message": _message(error, message),
                 "code": _cut(code),
                 "agent": _cut(agent or _run().agent),
                 "model": _cut(model),
                 "operation": _cut(operation),
             }
             event = ErrorEvent(**fields)  # pyright: ignore[reportArgumentType] - proven when sealed
+        except Exception:  # noqa: BLE001 - see usage
+            self._buffer.ledger.invalid("error", "arguments")
+            return False
+        return self._offer_error(event)
+
+    def _offer_error(self, event: ErrorEvent) -> bool:
+        """Buffer an error without the secrets in its message: every error comes in here, and none is held as it was."""
+        try:
+            message = self._settings.redact.redact(event.message, limits.MAX_MESSAGE_CHARS)
+            if message != event.message:
+                event = msgspec.structs.replace(event, message=message)
         except Exception:  # noqa: BLE001 - see usage
             self._buffer.ledger.invalid("error", "arguments")
             return False
@@ -455,6 +479,24 @@ class Telemetry:
         """
         return Operation(self, name, kind, agent)
 
+    def model_request(self, agent: str, model: str, *, provider: str = "", operation: str = "chat") -> ModelRequest:
+        """Return a context manager around one request to a model, which reports it once, however it ends.
+
+            with sidestream.model_request("writer", "gpt-4o") as request:
+                response = client.chat.completions.create(model="gpt-4o", messages=messages)
+                request.answered(sidestream.openai_usage(response))
+
+        An exception that leaves it makes it a failed request, and is reported once; cancelled, or left by the reader of
+        a stream, it is neither. While it is open it is seen by `sidestream status`.
+
+        Args:
+            agent: Who asks; empty stands for the agent of the running operation.
+            model: What is asked for.
+            provider: Who runs it; by default what the answer's reader says.
+            operation: What is asked for, by the semantic conventions: `chat`, `embeddings`, `image_generation`.
+        """
+        return ModelRequest(self, agent, model, provider, operation)
+
     def context_headers(self) -> dict[str, str]:
         """Return the headers (W3C baggage) that carry the running context to another process of yours.
 
@@ -560,7 +602,7 @@ def _cut(name: str) -> str:
 def _message(error: BaseException | type[BaseException] | str, message: str | None) -> str:
     if message is not None:
         return message
-    return str(error) if isinstance(error, BaseException) else ""
+    return own_words(error) if isinstance(error, BaseException) else ""
 
 
 _LIVING: Final[weakref.WeakSet[Telemetry]] = weakref.WeakSet()

@@ -19,19 +19,21 @@ check_neighbours()
 import logging
 import math
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from pipeline.errors import SettingsError, SidestreamError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from producers.asgi import App
 from producers.asgi import DrainMiddleware as _DrainMiddleware
 from producers.asgi_sessions import SessionMiddleware as _SessionMiddleware
+from producers.responses import anthropic_usage, openai_usage
 from producers.telemetry import Telemetry
-from sidestream.settings import load_settings
+from sidestream.settings import load_settings, read_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pipeline.redact import Redactor
     from producers.asgi_sessions import Source
 
 _LOG: Final = logging.getLogger("sidestream")
@@ -44,6 +46,7 @@ usage: Final = _default.usage
 error: Final = _default.error
 track_state_transition: Final = _default.track_state_transition
 operation: Final = _default.operation
+model_request: Final = _default.model_request
 operation_done: Final = _default.operation_done
 session_context: Final = _default.session_context
 context_headers: Final = _default.context_headers
@@ -83,6 +86,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
     buffer_bytes: int | None = None,
     append_level: str | None = None,
     user_key: str | None = None,
+    redact: "Sequence[str] | None" = None,
     codec: str | None = None,
     close_timeout_s: float | None = None,
     spool_dir: str | None = None,
@@ -107,6 +111,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         buffer_bytes: Bytes that they may take, as estimated (1 MiB to 1 TiB; docs/publishing.md says by what); by
             default 1,664 for each of `buffer_events`.
         user_key: A secret of at least 16 characters: users' ids are stored as hashes keyed by it.
+        redact: Regular expressions: what they match is taken out of messages of errors too (docs/privacy.md).
         append_level: `appended`, or `replicated(n)`: an event counts when n replicas have it too.
         codec: `mz` or `json`.
         close_timeout_s: Seconds that closing waits for Redis (0-300).
@@ -130,6 +135,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         "buffer_bytes": buffer_bytes,
         "append_level": append_level,
         "user_key": user_key,
+        "redact": redact,
         "codec": codec,
         "close_timeout_s": close_timeout_s,
         "spool_dir": spool_dir,
@@ -137,8 +143,10 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         "spool_fsync": spool_fsync,
         "enabled": enabled,
     }
-    if _default.holding:
-        return _default  # a test captures what is reported: no environment, no Redis
+    if _default.holding:  # a test captures what is reported: no environment, no Redis, but messages as they would be
+        if redact is not None:
+            _default.redact_with(cast("Redactor", read_setting("redact", "configure(redact=…)", redact)))
+        return _default
     settings = load_settings({name: value for name, value in given.items() if value is not None})
     with _configuring:
         if settings.enabled:
@@ -197,6 +205,15 @@ def instrument_pydantic_ai() -> bool:
         _LOG.warning("pydantic-ai cannot be observed", extra={"error": str(missing)})
         return False
     return instrument(_default)
+
+
+def uninstrument_pydantic_ai() -> None:
+    """Observe PydanticAI no more; runs that are under way are reported to their end."""
+    try:
+        from producers.pydantic_ai import uninstrument  # noqa: PLC0415 - only for those who call it
+    except ImportError:
+        return
+    uninstrument()
 
 
 class DrainMiddleware(_DrainMiddleware):
@@ -283,6 +300,7 @@ __all__ = [
     "UsageEvent",
     "aclose",
     "aflush",
+    "anthropic_usage",
     "close",
     "configure",
     "configure_logfire",
@@ -295,10 +313,13 @@ __all__ = [
     "instrument_celery",
     "instrument_pydantic_ai",
     "is_configured",
+    "model_request",
+    "openai_usage",
     "operation",
     "operation_done",
     "session_context",
     "statistics",
     "track_state_transition",
+    "uninstrument_pydantic_ai",
     "usage",
 ]

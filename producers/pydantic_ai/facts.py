@@ -5,22 +5,25 @@ Everything is read by name with a default, because these classes change from ver
 
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import TypedDict, cast
+from typing import Final, TypedDict, cast
 
 from msgspec import Struct
 
 from pipeline import limits
 from pipeline.events import Status, UsageEvent
-from pipeline.redact import redact
 from pipeline.units import seconds_to_us, usd_to_nano
+from producers.exceptions import own_words
 
-_QUOTES = re.compile(r"[:({=]")
-"""Where pydantic-ai's sentences about a model's behaviour begin to quote."""
+_WORD = re.compile(r"[\w.:/@-]{1,128}")
+"""A name: what has a blank in it, or is longer, was made up by a model or is no code but a text."""
+
+_STATUS: Final = re.compile(r" status_code: (\d{3}),")
+"""How the text of a failed attempt begins where there was an answer."""
 
 
 class Stamp(TypedDict):
@@ -71,11 +74,17 @@ class Attempt(Struct, frozen=True):
     error_type: str
     raised: bool
     usage: object
+    code: str = ""
 
 
 def text(value: object) -> str:
     """Return `value` where it is a string, else an empty one."""
     return value if isinstance(value, str) else ""
+
+
+def word(value: object) -> str:
+    """Return `value` where it is one word, else an empty string: a name that a model wrote might be a sentence."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
 
 
 def duration_us(seconds: object) -> int | None:
@@ -134,8 +143,12 @@ def _tokens(usage: object, name: str) -> int:
 
 
 def _service_tier(source: object) -> str:
-    details: object = getattr(source, "provider_details", None)
-    return text(cast("Mapping[str, object]", details).get("service_tier")) if isinstance(details, Mapping) else ""
+    """Return the tier; Anthropic's fast mode, which has a price of its own, is one."""
+    found: object = getattr(source, "provider_details", None)
+    if not isinstance(found, Mapping):
+        return ""
+    details = cast("Mapping[str, object]", found)
+    return "fast" if details.get("speed") == "fast" else text(details.get("service_tier"))
 
 
 def _reported_cost(source: object, usage: object) -> int | None:
@@ -157,7 +170,7 @@ def _reported_cost(source: object, usage: object) -> int | None:
 def _tools_asked_for(source: object) -> tuple[str, ...]:
     parts: object = getattr(source, "parts", ())
     calls = (part for part in cast("Iterable[object]", parts) if _kind_of(part).endswith("tool-call"))
-    return tuple(text(getattr(part, "tool_name", "")) for part in islice(calls, limits.MAX_TOOLS))
+    return tuple(word(getattr(part, "tool_name", "")) for part in islice(calls, limits.MAX_TOOLS))
 
 
 def _kind_of(part: object) -> str:
@@ -192,9 +205,18 @@ def _attempt(value: object) -> Attempt:
     started_us = round(started.timestamp() * 1_000_000) if isinstance(started, datetime) else 0
     raised = getattr(value, "outcome", "") == "error"
     # "Type: message"; the message may quote the provider's answer.
-    error_type = text(getattr(value, "error", "")).partition(":")[0] if raised else "rejected"
+    kind, _, message = text(getattr(value, "error", "")).partition(":")
+    status = _STATUS.match(message)
     asked = Asked(text(getattr(value, "model_name", "")), text(getattr(value, "provider_name", "")))
-    return Attempt(asked, started_us + lasted_us, lasted_us, error_type, raised, getattr(value, "usage", None))
+    return Attempt(
+        asked,
+        started_us + lasted_us,
+        lasted_us,
+        word(kind) if raised else "rejected",
+        raised,
+        getattr(value, "usage", None),
+        status[1] if raised and status else "",
+    )
 
 
 def raised_by_model(error: BaseException) -> bool:
@@ -207,25 +229,14 @@ def error_code(error: BaseException) -> str:
     """Return a word of low cardinality for `error`: a provider's code, else an HTTP status."""
     code: object = getattr(error, "provider_error_code", None) or getattr(error, "code", None)
     status: object = getattr(error, "status_code", None)
-    return text(code) or (str(status) if isinstance(status, int) else "")
+    return word(code) or (str(status) if isinstance(status, int) else "")
 
 
 def error_message(error: BaseException) -> str:
-    """Return the text of `error` without content: redacted, cut, and left out where it may quote a model or a tool."""
+    """Return the text of `error` without content: where it may quote a model or a tool, that is left out.
+
+    Secrets are taken out, and it is cut, where the event comes in.
+    """
     with suppress(Exception):
-        return redact(_own_words(error))[: limits.MAX_MESSAGE_CHARS]
+        return own_words(error)
     return ""
-
-
-def _own_words(error: BaseException) -> str:
-    status: object = getattr(error, "status_code", None)
-    if isinstance(status, int):
-        # pydantic-ai's text for these ends with the body of the answer, which may echo the prompt.
-        return f"HTTP status {status} from model {text(getattr(error, 'model_name', ''))}"
-    if isinstance(count := getattr(error, "error_count", None), Callable):
-        # A validation error's text quotes the input that was refused.
-        return f"{count()} validation errors for {text(getattr(error, 'title', ''))}"
-    if any(kind.__name__ == "UnexpectedModelBehavior" for kind in type(error).__mro__):
-        # What follows the first of these marks is, now and then, what the model said.
-        return _QUOTES.split(text(getattr(error, "message", "")), maxsplit=1)[0].strip()
-    return "" if getattr(error, "body", None) else str(error)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline.events import Event
+from producers.exceptions import fault
 from producers.inflight import OpenOperations
 from producers.pydantic_ai.facts import Asked
 from producers.pydantic_ai.watches import Request, Run, Tool, Watch
@@ -53,10 +54,10 @@ class Recorder:
         """Call `function`; None when it raises, which is counted and logged once, and never reaches the application."""
         try:
             return function(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - the application's run is protected here, and only here
+        except Exception as error:  # noqa: BLE001 - the application's run is protected here, and only here
             self.faults += 1
             if self.faults == 1:
-                _log.warning("capturing from pydantic-ai failed, the run goes on", exc_info=True)
+                _log.warning("capturing from pydantic-ai failed, the run goes on", extra={"fault": fault(error)})
             return None
 
     def start(self, name: str, attributes: dict[str, object]) -> Watch | None:

@@ -160,7 +160,7 @@ class Tool(Watch):
 
     def __init__(self, emit: Emit, attributes: Mapping[str, object]) -> None:
         super().__init__(emit, "tool")
-        self.name = facts.text(attributes.get("gen_ai.tool.name"))
+        self.name = facts.word(attributes.get("gen_ai.tool.name"))
         self.agent = self.parent.agent or facts.text(attributes.get("gen_ai.agent.name"))
         # pydantic-ai opens a span of its own for a call whose arguments it refused: the tool never ran.
         self.refused = "pydantic_ai.tool.failure_stage" in attributes
@@ -304,6 +304,7 @@ class Request(Watch):
                     ErrorEvent(
                         time_us=attempt.ended_us,
                         type=attempt.error_type,
+                        code=attempt.code,
                         agent=self.agent,
                         model=attempt.asked.model,
                         operation=self.name,

@@ -108,3 +108,53 @@ def test_a_wrong_variable_of_the_guide_is_refused_by_its_name(variable: str, val
     """Logfire's variables are read as strictly as ours."""
     with pytest.raises(ValueError, match=variable):
         read_logfire_settings({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "left"),
+    [
+        (r"CUST-\d+", "CUST-12 acct-7 [0-9]", "*** acct-7 [0-9]"),
+        (r'["CUST-\\d+", "acct-\\w+"]', "CUST-12 acct-7", "*** ***"),
+        ("[1-7]", "x7", "x***"),
+        ("[]", "x7", "x7"),
+    ],
+)
+def test_a_variable_holds_one_pattern_or_a_json_array_of_them(
+    elsewhere: Path, variable: str, text: str, left: str
+) -> None:
+    """A pattern may begin with a class of characters: what is no JSON is one pattern."""
+    assert load_settings({}, {"SIDESTREAM_REDACT": variable}).publish.redact.redact(text) == left
+    assert load_settings({}, {}).publish.redact.redact(text) == text
+
+
+def test_patterns_stand_in_the_file_and_in_arguments_too(elsewhere: Path) -> None:
+    """As a list; like any setting, arguments win."""
+    (elsewhere / "sidestream.toml").write_text("[publish]\nredact = ['CUST-\\d+', 'acct-\\w+']\n")
+    assert load_settings({}, {}).publish.redact.redact("CUST-12 acct-7") == "*** ***"
+    assert load_settings({"redact": ["CUST"]}, {}).publish.redact.redact("CUST-12 acct-7") == "***-12 acct-7"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('["hush", "(b"]', r"pattern \[1\] is no regular expression: missing \)"),
+        ('["hush\\d+"]', "begins like a JSON array, and is none: in JSON a backslash is written twice"),
+        ("[" * 100_000 + '"hush', "pattern .0. has"),
+        ("[1]", r"pattern \[0\] is no text"),
+        ("(hush)*", r"pattern \[0\] matches the empty string"),
+    ],
+)
+def test_a_wrong_pattern_is_refused_by_its_place_and_index(elsewhere: Path, value: str, words: str) -> None:
+    """The message says what is wrong and does not show the pattern, which may name a customer."""
+    with pytest.raises(SettingsError, match=rf"^SIDESTREAM_REDACT: .*{words}") as caught:
+        load_settings({}, {"SIDESTREAM_REDACT": value})
+    assert "hush" not in str(caught.value)
+
+
+def test_patterns_that_are_no_list_are_refused_by_their_place(elsewhere: Path) -> None:
+    """In the file and in an argument."""
+    with pytest.raises(SettingsError, match=r"configure\(redact=…\): .*use a list of regular expressions"):
+        load_settings({"redact": {"a": 1}}, {})
+    (elsewhere / "sidestream.toml").write_text("[publish]\nredact = ['a', 3]\n")
+    with pytest.raises(SettingsError, match=r"sidestream.toml: publish.redact: .*pattern \[1\] is no text"):
+        load_settings({}, {})

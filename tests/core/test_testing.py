@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import sidestream
+from pipeline.errors import SettingsError
+from pipeline.events import ErrorEvent
 from sidestream.testing import Captured, InvalidEventsError, capture
 
 TESTS_OF_AN_APPLICATION = """
@@ -110,3 +112,21 @@ def test_the_fixture_comes_with_the_package(tmp_path: Path, workers: str) -> Non
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert "2 passed, 1 error" in done.stdout or "3 passed, 1 error" in done.stdout, done.stdout
     assert "telemetry would refuse this in production" in done.stdout
+
+
+def test_messages_are_captured_as_the_application_s_patterns_leave_them() -> None:
+    """Given to `configure` inside, for every way an error comes in, and forgotten with the block."""
+    with capture() as captured:
+        sidestream.configure(redact=[r"CUST-\d+"])
+        sidestream.error("ValueError", "no deck of CUST-12")
+        sidestream.emit(ErrorEvent(1, "ValueError", "no deck of CUST-12, token=abc"))
+    assert [error.message for error in captured.errors] == ["no deck of ***", "no deck of ***, token=***"]
+    with capture() as captured:
+        sidestream.error("ValueError", "no deck of CUST-12")
+    assert [error.message for error in captured.errors] == ["no deck of CUST-12"]
+
+
+def test_a_wrong_pattern_is_refused_while_captured_too() -> None:
+    """An application's tests are where it should be found."""
+    with capture(), pytest.raises(SettingsError, match=r"configure\(redact=…\): .*pattern \[0\]"):
+        sidestream.configure(redact=["(a"])

@@ -1,0 +1,1 @@
+"""A Celery application whose tasks ask a model, watched by Sidestream."""

@@ -1,0 +1,1 @@
+"""Tests of this application, as a user of Sidestream would write them."""

@@ -1,0 +1,1 @@
+"""Tests of these applications, as a user of Sidestream would write them."""

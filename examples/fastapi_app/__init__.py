@@ -1,0 +1,1 @@
+"""A FastAPI application with a model behind it, watched by Sidestream."""

@@ -1,0 +1,1 @@
+"""A script that asks a model over plain HTTP, watched by Sidestream."""

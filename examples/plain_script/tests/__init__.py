@@ -1,0 +1,1 @@
+"""Tests of this script, as a user of Sidestream would write them."""
