@@ -38,13 +38,15 @@ class FoldHandler(Protocol):
 
     name: str
     caps: Caps
+    ranked_by: Mapping[str, str]
+    """Dimension of a marginal -> the measure that its names are ranked by."""
 
     def recipe(self) -> Recipe:
         """Return what this fold's result depends on besides the events."""
         ...
 
     def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
-        """Fold events until the delta weighs `budget` increments; at least one event is always taken."""
+        """Fold events until the delta weighs `budget` values; at least one event is always taken."""
         ...
 
 

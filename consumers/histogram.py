@@ -7,6 +7,7 @@ Source: OpenTelemetry metrics data model, "Exponential Histogram", mapping funct
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 SCALE: Final = 3
@@ -38,6 +39,17 @@ def bucket_of(value: int) -> int:
         return ZERO if value <= 0 else 0
     octave = (value - 1).bit_length() - 1
     return octave * _PER_OCTAVE + bisect_left(_BOUNDARIES[octave], value)
+
+
+def bucket_name(measure: str, value: int) -> str:
+    """Return the name of the counter that counts a value: `<measure>.<bucket>`."""
+    return _names(measure)[bucket_of(value) + 1]
+
+
+@cache
+def _names(measure: str) -> tuple[str, ...]:
+    """Return the names of all buckets of a measure, `ZERO` first."""
+    return tuple(f"{measure}.{bucket}" for bucket in range(ZERO, _OCTAVES * _PER_OCTAVE + _PER_OCTAVE))
 
 
 def upper_bound(bucket: int) -> float:

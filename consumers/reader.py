@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from consumers.state import Cell, Measures, merge, parse_cell
+from consumers.values import unpack
 from consumers.windows import LIFETIME, Window, day_name
 from pipeline.connection import AsyncServer, Command, Reply
 from pipeline.keys import LIVE_VERSION, Keys, UnitKeys
@@ -118,9 +119,12 @@ class StateReader:
 
     @staticmethod
     def _add_window(total: dict[Cell, Measures], cells: Mapping[bytes, Cell], flat: Sequence[bytes]) -> None:
-        for name, value in zip(flat[::2], flat[1::2], strict=True):
-            number, _, measure = name.partition(b".")
-            merge(total.setdefault(cells[number], {}), {measure.decode(): int(value)})
+        for number, value in zip(flat[::2], flat[1::2], strict=True):
+            cell, measures = cells[number], unpack(value)
+            if cell in total:
+                merge(total[cell], measures)
+            else:
+                total[cell] = measures
 
     async def _all(self, commands: Sequence[Command]) -> list[Reply]:
         replies: list[Reply] = []

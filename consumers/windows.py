@@ -7,6 +7,7 @@ any later date; it expires at its end plus its retention, whenever it was writte
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from pipeline.units import US_PER_S
@@ -53,7 +54,12 @@ LIFETIME: Final = "all"
 
 def day_name(time_s: int) -> str:
     """Return the UTC day of an instant as YYYYMMDD."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y%m%d")
+    return _name_of_day(time_s // DAY_S)
+
+
+@lru_cache(maxsize=64)
+def _name_of_day(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y%m%d")
 
 
 def finest_start_s(time_us: int) -> int:

@@ -9,6 +9,7 @@ Keeps:
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline.errors import SettingsError
 
@@ -70,6 +71,10 @@ class Keys:
         """Sorted set: the workers that run one handler, likewise."""
         return f"{{{self.namespace}:workers}}:runs:{handler}"
 
+    def workers_behind(self, handler: str) -> str:
+        """Sorted set: those of them that may not carry every unit of it, for a newer recipe is in force."""
+        return f"{{{self.namespace}:workers}}:behind:{handler}"
+
     def worker(self, worker: str) -> str:
         """Hash with TTL: one worker's presence."""
         return f"{{{self.namespace}:workers}}:{worker}"
@@ -86,9 +91,25 @@ class Keys:
         """String with TTL: the worker that evaluates."""
         return f"{{{self.namespace}:alerts}}:lease"
 
+    def housekeeping_lease(self) -> str:
+        """String with TTL: the worker that trims the streams and watches memory."""
+        return f"{{{self.namespace}:housekeeping}}:lease"
+
+    def pattern(self) -> str:
+        """What SCAN finds all keys of the namespace with."""
+        return f"{{{self.namespace}:*"
+
+    def owns(self, key: str) -> bool:
+        """Return whether a key is of this namespace, and not of one whose name merely begins alike."""
+        return key.startswith(f"{{{self.namespace}:")
+
     def partition(self, number: int) -> "PartitionKeys":
         """Return the keys of one partition's slot."""
         return PartitionKeys(f"{{{self.namespace}:{number:02d}}}", number)
+
+    def unit_pattern(self, unit: str) -> str:
+        """What SCAN finds all keys of a unit with, in whatever partition; `UnitKeys.owns` says which they are."""
+        return f"{{{self.namespace}:*}}:{unit}:*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +137,11 @@ class PartitionKeys:
 
     def unit(self, handler: str, version: int = LIVE_VERSION) -> "UnitKeys":
         """Return the keys of one handler's state of one version in this partition."""
-        return UnitKeys(f"{self.tag}:v{version}:{handler}", f"v{version}:{handler}")
+        return self.named_unit(f"v{version}:{handler}")
+
+    def named_unit(self, name: str) -> "UnitKeys":
+        """Return the keys of a unit by its name: as `handlers` has it, or as an operator says it."""
+        return UnitKeys(f"{self.tag}:{name}", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +150,10 @@ class UnitKeys:
 
     prefix: str
     name: str
+
+    def owns(self, key: str) -> bool:
+        """Return whether a key is of this unit."""
+        return key.startswith(f"{self.prefix}:")
 
     def cursor(self) -> str:
         """Hash: the cursor, and the counters that move with it."""
@@ -147,17 +176,46 @@ class UnitKeys:
         return f"{self.prefix}:cells:{day}"
 
     def window(self, resolution: str, start_s: int) -> str:
-        """Hash: `<cell number>.<measure>` -> integer, for the window that starts at `start_s` (0 for lifetime)."""
+        """Hash: cell number -> value (`consumers.values`), of the window that starts at `start_s` (0 for lifetime)."""
         return f"{self.prefix}:w:{resolution}:{start_s}"
 
     def marginal(self, dimension: str, resolution: str, start_s: int) -> str:
-        r"""Hash: `<name>\x1f<measure>` -> integer of one dimension alone."""
+        """Hash: name -> value, of one dimension alone; its fields but `__other__` are the names admitted."""
         return f"{self.prefix}:by:{dimension}:{resolution}:{start_s}"
 
     def ranking(self, dimension: str, resolution: str, start_s: int) -> str:
-        """Sorted set: name -> its rank measure; its members are the names that `marginal` admitted."""
+        """Sorted set: the names that rank highest in `marginal` -> their rank measure."""
         return f"{self.prefix}:rank:{dimension}:{resolution}:{start_s}"
 
     def slowest(self, resolution: str, start_s: int) -> str:
         """Sorted set: the slowest operations of a window -> duration in microseconds."""
         return f"{self.prefix}:slow:{resolution}:{start_s}"
+
+
+_OF_UNITS: Final = {
+    "cursor": "cursors",
+    "recipes": "recipes",
+    "dlq": "dead letters",
+    "lease": "leases",
+    "cells": "cells",
+    "w": "windows",
+    "by": "marginals",
+    "rank": "rankings",
+    "slow": "slow operations",
+}
+_OF_PARTITIONS: Final = {"stream": "streams", "fence": "fences", "counters": "counters", "handlers": "declarations"}
+_OF_NAMESPACES: Final = {"meta", "presence", "workers", "alerts", "housekeeping"}
+_KEY: Final = re.compile(r"\{[^:}]+:(?P<tag>[^}]+)\}(?::(?P<first>[^:]+)(?::[^:]+:(?P<state>[^:]+))?)?", re.DOTALL)
+_UNIT: Final = re.compile(r"v[0-9]+")
+
+
+def kind_of(key: str) -> str:
+    """Return, in a word or two, what a key of ours holds; "other" of one that this version does not know."""
+    found = _KEY.match(key)
+    if found is None:
+        return "other"
+    if found["tag"] in _OF_NAMESPACES:
+        return found["tag"]
+    if _UNIT.fullmatch(found["first"] or ""):
+        return _OF_UNITS.get(found["state"] or "", "other")
+    return _OF_PARTITIONS.get(found["first"] or "", "other")

@@ -3,23 +3,26 @@
 An unknown price is *unpriced*: counted, with its tokens, and never 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import bucket_of
+from consumers.histogram import bucket_name
 from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, UNPRICED_TOKENS
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
-from consumers.state import RANK, Caps, Delta, cell_of
+from consumers.state import Caps, Delta, Measures, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import Event, UsageEvent
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 1
+
+RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 
 
 class PricesEvents(Protocol):
@@ -41,6 +44,7 @@ class CostHandler:
     """
 
     name = "cost"
+    ranked_by: Mapping[str, str] = RANKED_BY
 
     def __init__(self, pricer: PricesEvents, catalogue: str, book: str, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
@@ -66,27 +70,30 @@ class CostHandler:
             start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status))
         )
         if priced.nano_usd is None:
-            delta.add(cell, UNPRICED, 1)
-            delta.add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
+            _add(cell, UNPRICED, 1)
+            _add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
         else:
-            delta.add(cell, COST, priced.nano_usd)
-            delta.add(cell, PRICED, 1)
-            delta.add(cell, f"{COST}.{bucket_of(priced.nano_usd)}", 1)
+            _add(cell, COST, priced.nano_usd)
+            _add(cell, PRICED, 1)
+            _add(cell, bucket_name(COST, priced.nano_usd), 1)
         if priced.provider_nano_usd is not None:
-            delta.add(cell, PROVIDER_COST, priced.provider_nano_usd)
+            _add(cell, PROVIDER_COST, priced.provider_nano_usd)
         _add_marginals(delta, event, start_s, priced.nano_usd)
+
+
+def _add(measures: Measures, measure: str, value: int) -> None:
+    measures[measure] = measures.get(measure, 0) + value
 
 
 def _add_marginals(delta: Delta, event: UsageEvent, start_s: int, nano_usd: int | None) -> None:
     hour_s = start_s - start_s % HOUR_S
     for dimension, name in _marginals(event):
         measures = delta.name(dimension, hour_s, name)
-        measures[REQUESTS] = measures.get(REQUESTS, 0) + 1
+        _add(measures, REQUESTS, 1)
         if nano_usd is None:
-            measures[UNPRICED] = measures.get(UNPRICED, 0) + 1
+            _add(measures, UNPRICED, 1)
         else:
-            measures[COST] = measures.get(COST, 0) + nano_usd
-            measures[RANK] = measures.get(RANK, 0) + nano_usd
+            _add(measures, COST, nano_usd)
 
 
 def _marginals(event: UsageEvent) -> list[tuple[str, str]]:

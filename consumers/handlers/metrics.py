@@ -3,14 +3,16 @@
 Measures of a cell (docs/state.md lists them all): counts and sums add; `<name>.<bucket>` are histogram buckets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Final, assert_never
 
 import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import bucket_of
+from consumers.histogram import bucket_name
 from consumers.measures import (
     ERRORS,
     INPUT,
@@ -31,13 +33,19 @@ from consumers.measures import (
     VISITS_UNKNOWN,
 )
 from consumers.recipe import Recipe
-from consumers.state import RANK, Caps, Delta, Measures, cell_of
+from consumers.state import Caps, Delta, Measures, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 1
 
+RANKED_BY: Final = MappingProxyType(
+    {"session": TOKENS, "user": TOKENS, "tag": TOKENS, "error": ERRORS, "transition": TRANSITIONS}
+)
+
+_PARTS: Final = tuple(TOKEN_PARTS.values())
+_parts_of: Final = attrgetter(*TOKEN_PARTS)
 _OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
 
 
@@ -45,6 +53,7 @@ class MetricsHandler:
     """Folds every event into counts, sums and histograms."""
 
     name = "metrics"
+    ranked_by: Mapping[str, str] = RANKED_BY
 
     def __init__(self, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
@@ -74,74 +83,82 @@ def _fold_event(delta: Delta, frame: Frame, event: Event) -> None:
 
 
 def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> None:
+    # Written out: this is most of what a worker does.
     model = event.response_model or event.model
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status)))
-    add = delta.add
-    add(cell, REQUESTS, 1)
-    if event.input_tokens:
-        add(cell, INPUT, event.input_tokens)
-    if event.output_tokens:
-        add(cell, OUTPUT, event.output_tokens)
-    for attribute, measure in TOKEN_PARTS.items():
-        tokens: int = getattr(event, attribute)
+    get = cell.get
+    cell[REQUESTS] = get(REQUESTS, 0) + 1
+    tokens_in, tokens_out, duration_us, ttft_us = (
+        event.input_tokens,
+        event.output_tokens,
+        event.duration_us,
+        event.ttft_us,
+    )
+    if tokens_in:
+        cell[INPUT] = get(INPUT, 0) + tokens_in
+    if tokens_out:
+        cell[OUTPUT] = get(OUTPUT, 0) + tokens_out
+    for measure, tokens in zip(_PARTS, _parts_of(event), strict=True):
         if tokens:
-            add(cell, measure, tokens)
-    if event.duration_us is not None:
-        _time(delta, cell, REQUEST_US, event.duration_us)
-    if event.ttft_us is not None:
-        _time(delta, cell, TTFT_US, event.ttft_us)
-    if not event.run_id and event.duration_us is not None:
-        delta.slow(start_s, _operation_name("request", model, event), event.duration_us)
+            cell[measure] = get(measure, 0) + tokens
+    if duration_us is not None:
+        _time(cell, REQUEST_US, duration_us)
+        if not event.run_id and delta.is_slow(start_s, duration_us):
+            delta.slow(start_s, _operation_name("request", model, event), duration_us)
+    if ttft_us is not None:
+        _time(cell, TTFT_US, ttft_us)
+    tokens = tokens_in + tokens_out
     for names in _marginals(delta, event, start_s):
         names[REQUESTS] = names.get(REQUESTS, 0) + 1
-        tokens = event.input_tokens + event.output_tokens
         names[TOKENS] = names.get(TOKENS, 0) + tokens
-        names[RANK] = names.get(RANK, 0) + tokens
 
 
 def _fold_operation(delta: Delta, frame: Frame, event: OperationEvent, start_s: int) -> None:
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, "", event.state, event.status)))
     count, duration = _OPERATION_MEASURES[event.kind]
-    delta.add(cell, count, 1)
-    _time(delta, cell, duration, event.duration_us)
-    delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
+    _add(cell, count, 1)
+    _time(cell, duration, event.duration_us)
+    if delta.is_slow(start_s, event.duration_us):
+        delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
     if event.kind == "run":
         for names in _marginals(delta, event, start_s):
-            names[RUNS] = names.get(RUNS, 0) + 1
+            _add(names, RUNS, 1)
 
 
 def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s: int) -> None:
     entered = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.to_state, "ok")))
-    delta.add(entered, TRANSITIONS, 1)
+    _add(entered, TRANSITIONS, 1)
     left = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.from_state, "ok")))
     if event.duration_us is None:
-        delta.add(left, VISITS_UNKNOWN, 1)
+        _add(left, VISITS_UNKNOWN, 1)
     else:
-        _time(delta, left, VISIT_US, event.duration_us)
+        _time(left, VISIT_US, event.duration_us)
     edge = msgspec.json.encode((event.from_state, event.to_state)).decode()
-    names = delta.name("transition", start_s - start_s % HOUR_S, edge)
-    names[TRANSITIONS] = names.get(TRANSITIONS, 0) + 1
-    names[RANK] = names.get(RANK, 0) + 1
+    _add(delta.name("transition", start_s - start_s % HOUR_S, edge), TRANSITIONS, 1)
 
 
 def _fold_error(delta: Delta, frame: Frame, event: ErrorEvent, start_s: int) -> None:
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, event.model, event.state, "error")))
-    delta.add(cell, ERRORS, 1)
-    names = delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown")
-    names[ERRORS] = names.get(ERRORS, 0) + 1
-    names[RANK] = names.get(RANK, 0) + 1
-    for marginal in _marginals(delta, event, start_s):
-        marginal[ERRORS] = marginal.get(ERRORS, 0) + 1
+    _add(cell, ERRORS, 1)
+    _add(delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown"), ERRORS, 1)
+    for names in _marginals(delta, event, start_s):
+        _add(names, ERRORS, 1)
 
 
-def _time(delta: Delta, cell: Measures, measure: str, duration_us: int) -> None:
-    delta.add(cell, measure, duration_us)
-    delta.add(cell, f"{measure}.{bucket_of(duration_us)}", 1)
+def _add(measures: Measures, measure: str, value: int) -> None:
+    measures[measure] = measures.get(measure, 0) + value
+
+
+def _time(cell: Measures, measure: str, duration_us: int) -> None:
+    bucket = bucket_name(measure, duration_us)
+    get = cell.get
+    cell[measure] = get(measure, 0) + duration_us
+    cell[bucket] = get(bucket, 0) + 1
 
 
 def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:
     hour_s = start_s - start_s % HOUR_S
-    found = [delta.name("tag", hour_s, tag) for tag in dict.fromkeys(event.tags)]
+    found = [delta.name("tag", hour_s, tag) for tag in dict.fromkeys(event.tags)] if event.tags else []
     if event.session:
         found.append(delta.name("session", hour_s, event.session))
     if event.user:

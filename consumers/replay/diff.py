@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias, cast
 from consumers.folding import MAX_AHEAD_US, entry_time_us
 from consumers.replay.shadow import SHADOW_VERSION, declared, scan
 from consumers.runtime.batch import Cursor
-from consumers.runtime.unit import cursor_from
+from consumers.runtime.unit import cursor_from, token_from
+from consumers.values import UnreadableValueError, unpack
 from consumers.windows import DAY, LIFETIME, MARGINAL_RESOLUTIONS, RESOLUTIONS, day_name
 from pipeline.connection import AsyncServer
 from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys, UnitKeys
@@ -98,17 +99,18 @@ def _compare(handler: str, partition: int, window: str, states: Sequence[Mapping
             result.differences.append(Difference(handler, partition, window, name, live.get(name), replayed.get(name)))
 
 
-async def _cursors(server: AsyncServer, *units: UnitKeys) -> list[Cursor | None]:
+async def _cursors(server: AsyncServer, *units: UnitKeys) -> list[tuple[Cursor, str] | None]:
+    """Return where units stand, and the tokens of their states: a dead letter changes a state where it stands."""
     replies = await server.all([["HGETALL", unit.cursor()] for unit in units])
-    return [cursor_from(flat) if flat else None for flat in replies]
+    return [(cursor_from(flat), token_from(flat)) if flat else None for flat in replies]
 
 
-def _place(cursor: Cursor) -> tuple[str, int]:
-    return cursor.entry_id, cursor.index
+def _place(stand: tuple[Cursor, str]) -> tuple[str, int]:
+    return stand[0].entry_id, stand[0].index
 
 
-def _shown(cursor: Cursor | None) -> str:
-    return f"{cursor.entry_id} event {cursor.index}" if cursor else "nothing"
+def _shown(stand: tuple[Cursor, str] | None) -> str:
+    return f"{stand[0].entry_id} event {stand[0].index}" if stand else "nothing"
 
 
 async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, result: Diff) -> None:
@@ -121,12 +123,18 @@ async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, res
 
 async def _wholly_retained_from(server: AsyncServer, partition: PartitionKeys) -> int:
     """Return the first second from which windows hold events of retained entries only; 0 when nothing was trimmed."""
-    trimmed = await server.call("HGET", partition.counters(), "trimmed")
-    if not int(trimmed or 0):
+    trimmed = await server.call("HMGET", partition.counters(), "trimmed", "trimmed_foreign")
+    if not any(int(events or 0) for events in trimmed):
         return 0
     oldest = await server.call("XRANGE", partition.stream(), "-", "+", "COUNT", 1)
-    oldest_us = entry_time_us(oldest[0][0].decode()) if oldest else 0
-    return (oldest_us + MAX_AHEAD_US) // US_PER_S + 1
+    entry_id = oldest[0][0] if oldest else await _last_id(server, partition)
+    return (entry_time_us(entry_id.decode()) + MAX_AHEAD_US) // US_PER_S + 1
+
+
+async def _last_id(server: AsyncServer, partition: PartitionKeys) -> bytes:
+    """Return the id of the last entry that a stream ever had: no trimmed one is younger."""
+    facts = await server.call("XINFO", "STREAM", partition.stream())
+    return dict(zip(facts[::2], facts[1::2], strict=True))[b"last-generated-id"]
 
 
 _WIDTHS: Final = {f"w:{r.name}": r for r in RESOLUTIONS} | {f"slow:{r.name}": r for r in RESOLUTIONS}
@@ -149,7 +157,7 @@ async def _state(server: AsyncServer, unit: UnitKeys) -> dict[str, Fields]:
     for key in await scan(server, f"{unit.prefix}:*"):
         name = key.removeprefix(f"{unit.prefix}:")
         if name.startswith(("w:", "by:")):
-            found[name] = _pairs(await server.call("HGETALL", key))
+            found[name] = _measures(await server.call("HGETALL", key))
         elif name.startswith(("rank:", "slow:")):
             found[name] = _pairs(await server.call("ZRANGE", key, 0, -1, "WITHSCORES"))
         elif name.startswith("cells:"):
@@ -170,9 +178,22 @@ def _day_of(window: str) -> str:
 def _named(fields: Fields, catalogue: Mapping[str, str]) -> Fields:
     named: Fields = {}
     for name, value in fields.items():
-        number, _, measure = name.partition(".")
+        number, _, measure = name.partition(" ")
         named[f"{catalogue.get(number, f'cell {number}')} {measure}"] = value
     return named
+
+
+def _measures(flat: Any) -> Fields:  # noqa: ANN401 - a raw reply
+    """Return each measure of each value as a field of its own; what cannot be read stands as it is."""
+    parts = cast("list[bytes]", flat)
+    found: Fields = {}
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        shown = name.decode("utf-8", "replace")
+        try:
+            found |= {f"{shown} {measure}": str(number) for measure, number in unpack(value).items()}
+        except UnreadableValueError:
+            found[f"{shown} ?"] = value.hex()
+    return found
 
 
 def _pairs(flat: Any) -> Fields:  # noqa: ANN401 - a raw reply

@@ -51,12 +51,18 @@ async def drop(server: AsyncServer, keys: Keys, partitions: int, version: int = 
     gone = 0
     for number in range(partitions):
         partition = keys.partition(number)
-        for name, _ in await declared(server, keys, number, version):
-            unit = partition.unit(name, version)
+        units = [partition.unit(name, version) for name, _ in await declared(server, keys, number, version)]
+        for unit in units:
+            # A worker that still carries it must not bring back what goes: its commits and its reads are refused.
+            await server.call("HSET", unit.cursor(), "token", "dropped", "recipe", "dropped")
+        cursors = [unit.cursor() for unit in units]
+        for key in await scan(server, f"{partition.tag}:v{version}:*"):
+            if key not in cursors:
+                gone += int(await server.call("UNLINK", key))
+        for unit in units:
+            gone += int(await server.call("UNLINK", unit.cursor()))
             await server.call("XGROUP", "DESTROY", partition.stream(), unit.name)
             await server.call("HDEL", partition.handlers(), unit.name)
-        for key in await scan(server, f"{partition.tag}:v{version}:*"):
-            gone += int(await server.call("UNLINK", key))
     return gone
 
 

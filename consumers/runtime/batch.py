@@ -67,7 +67,7 @@ class Portion:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a commit is told besides the increments."""
+    """What a commit is told besides the values."""
 
     cursor: Cursor
     last: StoredEntry

@@ -1,6 +1,7 @@
 """The two kinds of effect a unit can have, under one face: a fold into Redis, or a delivery to somewhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias
 
 from consumers.contract import Sink, Slice
@@ -10,8 +11,8 @@ from consumers.state import Caps, Delta
 Kind: TypeAlias = Literal["fold", "sink"]
 Start: TypeAlias = Literal["oldest", "end"]
 
-INCREMENT_BUDGET: Final = 5_000
-"""Increments one commit may make: 3,800 take a server 4-6 ms, and nobody else is served meanwhile."""
+VALUE_BUDGET: Final = 5_000
+"""Values one commit may set (a cell's has some 400 bytes): nobody else is served while the server does so."""
 
 
 class Effect(Protocol):
@@ -21,6 +22,7 @@ class Effect(Protocol):
     kind: Kind
     start: Start
     caps: Caps
+    ranked_by: Mapping[str, str]
 
     def recipe(self) -> tuple[str, str]:
         """Return the hash and the text of the recipe."""
@@ -36,7 +38,7 @@ class Effect(Protocol):
 
 
 class FoldEffect:
-    """A fold: its effect is the increments of the commit itself, and so happens exactly once."""
+    """A fold: its effect is the values of the commit itself, and so happens exactly once."""
 
     kind: Kind = "fold"
     start: Start = "oldest"
@@ -44,6 +46,7 @@ class FoldEffect:
     def __init__(self, handler: FoldHandler) -> None:
         self.name = handler.name
         self.caps = handler.caps
+        self.ranked_by = handler.ranked_by
         self._handler = handler
         recipe = handler.recipe()
         self._recipe = recipe.hash(), recipe.text()
@@ -54,7 +57,7 @@ class FoldEffect:
 
     async def apply(self, slices: Sequence[Slice]) -> Folded:
         """Fold a batch within the budget of one commit."""
-        return self._handler.fold(slices, INCREMENT_BUDGET)
+        return self._handler.fold(slices, VALUE_BUDGET)
 
     async def aclose(self) -> None:
         """Hold nothing, let go of nothing."""
@@ -66,6 +69,7 @@ class SinkEffect:
     kind: Kind = "sink"
     start: Start = "end"
     caps = Caps()
+    ranked_by: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, sink: Sink) -> None:
         self.name = sink.name

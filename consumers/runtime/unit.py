@@ -2,19 +2,24 @@
 
 Keeps:
 - The cursor is the commit: whatever another worker does meanwhile, a batch is applied once or not at all.
+- A commit sets values that are made from what the unit remembers; it counts only while the state's token is the one
+  under which that was read or written.
 - After anything unclear (no answer, STALE, GONE) the unit forgets what it believed and asks Redis for its cursor.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from consumers.contract import DeadLetter
 from consumers.folding import Folded
+from consumers.payload import OverflowingError, Payload, PayloadBuilder
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
 from consumers.runtime.effects import Effect
-from consumers.state import Delta, Numbers, PayloadBuilder, days_of
+from consumers.runtime.remembered import Remembered, StateChangedError
+from consumers.state import Delta
 from pipeline.connection import Arg, AsyncServer
 from pipeline.errors import PermanentError, RefusedError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
@@ -33,7 +38,6 @@ MAX_REASON_BYTES: Final = 1_000
 """Bytes of the sentence that a dead letter keeps."""
 
 _FIXED_KEYS: Final = 3
-_CACHED_DAYS: Final = 8
 
 
 class OlderRecipeError(PermanentError):
@@ -65,8 +69,10 @@ class UnitOptions:
 
 @dataclass(slots=True)
 class _Position:
+    """Where the unit stands, and what it remembers of the state there."""
+
     cursor: Cursor
-    numbers: dict[str, Numbers] = field(default_factory=dict[str, Numbers])
+    state: Remembered
 
 
 class Unit:
@@ -111,15 +117,18 @@ class Unit:
             recipe,
             self.group,
             replaced,
+            _new_token(),
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
-        stored = cursor_from(flat)
+        if answer == b"DROPPED":
+            raise RefusedError(f"{self.keys.name}, partition {self.partition.number}: this version is being dropped")
+        stored, token = cursor_from(flat), token_from(flat)
         if answer == b"OLDER":
             raise OlderRecipeError(
                 f"{self.keys.name}, partition {self.partition.number}: a worker with a newer recipe has taken over; "
                 "upgrade this worker, or roll back on purpose with `sidestream worker --adopt-recipe`"
             )
-        self._position = _Position(stored)
+        self._position = _Position(stored, Remembered(self._server, self.keys, token))
         return stored
 
     async def step(self, block_ms: int | None = None) -> int:
@@ -131,8 +140,10 @@ class Unit:
         Raises:
             SidestreamError: Redis or a sink's far side; nothing was counted, or the cursor says that it was.
         """
-        position = self._position or _Position(await self.declare())
-        self._position = position
+        if self._position is None:
+            await self.declare()
+        position = self._position
+        assert position is not None
         try:
             portions = await self._read(position.cursor, block_ms)
             if not portions:
@@ -159,26 +170,39 @@ class Unit:
         outcome = outcome_of(portions, folded, position.cursor)
         if outcome is None:
             raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
-        await self._load_numbers(position, folded.delta)
-        builder = PayloadBuilder(self.keys, position.numbers, self.effect.caps, first_key=_FIXED_KEYS + 1)
-        payload = builder.build(folded.delta)
+        token = _new_token()
+        try:
+            payload = await self._payload(position.state, folded.delta)
+        except OverflowingError as error:
+            return await self._narrow(position, portions, outcome, error)
+        except StateChangedError:
+            return self._refused("STALE", [])
         keys = [self.partition.stream(), self.keys.cursor(), self.keys.dead_letters(), *payload.keys]
-        args = self._commit_args(position.cursor, outcome, payload.packed)
-        answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, args))
-        match answer:
-            case b"OK":
-                for day, cells in payload.new_cells.items():
-                    position.numbers[day].update(cells)
-                self._position = _Position(outcome.cursor, position.numbers)
-                self._most_events = MOST_EVENTS
-                self._count(outcome, int(rest[0]))
-                return outcome.events
-            case b"OVERFLOW":
-                return await self._narrow(position, portions, outcome, rest[0])
-            case _:
-                return self._refused(answer.decode(), rest)
+        args = self._commit_args(position, token, outcome)
+        answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, [*args, *payload.arguments]))
+        if answer != b"OK":
+            return self._refused(answer.decode(), rest)
+        position.state.learn(payload, token)
+        self._position = _Position(outcome.cursor, position.state)
+        self._most_events = MOST_EVENTS
+        self._count(outcome, int(rest[0]))
+        if int(rest[1]) > payload.created:
+            log.warning("Keys of the state were deleted from outside; values are made whole again", extra=self._about())
+            self._position = None
+        return outcome.events
 
-    def _commit_args(self, before: Cursor, outcome: Outcome, packed: bytes) -> list[Arg]:
+    def _about(self) -> dict[str, str | int]:
+        return {"unit": self.keys.name, "partition": self.partition.number}
+
+    async def _payload(self, state: Remembered, delta: Delta) -> Payload:
+        effect = self.effect
+        builder = PayloadBuilder(self.keys, delta, state.known, effect.caps, effect.ranked_by)
+        await state.load_days(builder.days())
+        await state.load(*builder.missing())
+        return builder.build(_FIXED_KEYS + 1)
+
+    def _commit_args(self, position: _Position, token: str, outcome: Outcome) -> list[Arg]:
+        before = position.cursor
         producer, first_seq = outcome.last.identity()
         dead = outcome.dead_events
         return [
@@ -197,7 +221,9 @@ class Unit:
             0,
             outcome.foreign,
             dead,
-            packed,
+            position.state.token,
+            token,
+            len(outcome.dead),
             *(part for letter in outcome.dead for part in _letter_args(letter)),
         ]
 
@@ -219,36 +245,43 @@ class Unit:
             raise RefusedError(f"{self.keys.name}: the commit script refused its arguments: {answer} {rest}")
         return 0
 
-    async def _narrow(self, position: _Position, portions: Sequence[Portion], outcome: Outcome, where: bytes) -> int:
+    async def _narrow(
+        self, position: _Position, portions: Sequence[Portion], outcome: Outcome, error: OverflowingError
+    ) -> int:
         """Halve the batch until the event that would overflow stands alone, then set that event aside."""
-        self._position = _Position(position.cursor, position.numbers)
         if outcome.events > 1:
             self._most_events = outcome.events // 2
             return await self.step()
         portion = portions[0]
-        reason = f"adding it would pass the limit of field {where.decode(errors='replace')}"
+        reason = f"adding it would pass the limit of {error.measure} in {':'.join(error.place)}"
         letter = DeadLetter(portion.entry.entry_id, portion.start, 1, "overflow", reason)
         alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
-        return await self._commit(self._position, [alone], Folded(Delta(), [letter], whole=1))
+        return await self._commit(position, [alone], Folded(Delta(), [letter], whole=1))
 
-    async def _load_numbers(self, position: _Position, delta: Delta) -> None:
-        days = days_of(delta) if delta.cells else set[str]()
-        missing = sorted(days - position.numbers.keys())
-        if not missing:
-            return
-        if len(position.numbers) > _CACHED_DAYS:
-            position.numbers = {day: cells for day, cells in position.numbers.items() if day in days}
-        replies = await self._server.all([["HGETALL", self.keys.cells(day)] for day in missing])
-        for reply, day in zip(replies, missing, strict=True):
-            position.numbers[day] = {
-                name.decode(): int(number) for name, number in zip(reply[::2], reply[1::2], strict=True)
-            }
+
+def _new_token() -> str:
+    return os.urandom(16).hex()
 
 
 def cursor_from(flat: Sequence[bytes]) -> Cursor:
     """Read a cursor from its hash as a flat list."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Cursor(fields[b"id"].decode(), int(fields[b"index"]), fields[b"done"].decode())
+
+
+def token_from(flat: Sequence[bytes]) -> str:
+    """Read the token of the state from a cursor's hash as a flat list.
+
+    Raises:
+        RefusedError: There is none: what has written this cursor knows no tokens.
+    """
+    token = dict(zip(flat[::2], flat[1::2], strict=True)).get(b"token")
+    if token is None:
+        raise RefusedError(
+            "the cursor has no token: an earlier Sidestream wrote this state in another layout; "
+            "`sidestream handler retire` removes it, and a worker then counts anew what the stream retains"
+        )
+    return token.decode()
 
 
 def _letter_args(letter: DeadLetter) -> list[Arg]:

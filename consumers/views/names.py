@@ -1,13 +1,14 @@
 """The names of a marginal (runs, sessions) that rank highest in a range, and what is known of them.
 
-A ranking is kept by window and partition; the names with the highest sums are found from what each of them offers.
+The 200 highest names are kept by window and partition; those with the highest sums are found from what each offers.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from consumers.reader import StateReader
-from consumers.state import FIELD_SEPARATOR, Measures, merge
+from consumers.state import Measures, merge
+from consumers.values import unpack
 from consumers.windows import Window
 from pipeline.connection import Command, Reply
 from pipeline.keys import UnitKeys
@@ -61,21 +62,21 @@ async def measures_of(  # noqa: PLR0913 - a query: of which state, when, whose, 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
-    asked = [(name, measure) for name in names for measure in measures]
-    fields = [f"{name}{FIELD_SEPARATOR}{measure}" for name, measure in asked]
-    if not fields:
+    if not names:
         return {}
     rows = await _each_place(
         reader,
         handler,
         windows,
-        lambda unit, window: ["HMGET", unit.marginal(dimension, window[0].name, window[1]), *fields],
+        lambda unit, window: ["HMGET", unit.marginal(dimension, window[0].name, window[1]), *names],
     )
     found: dict[str, Measures] = {}
     for row in rows:
-        for (name, measure), value in zip(asked, row, strict=True):
+        for name, value in zip(names, row, strict=True):
             if value is not None:
-                merge(found.setdefault(name, {}), {measure: int(value)})
+                stored = unpack(value)
+                wanted = {measure: stored[measure] for measure in measures if measure in stored}
+                merge(found.setdefault(name, {}), wanted)
     return found
 
 

@@ -1,23 +1,21 @@
 #!lua flags=allow-oom
--- Commit one batch of one unit: its increments, its dead letters and its cursor, or nothing at all.
+-- Commit one batch of one unit: its new values, its dead letters and its cursor, or nothing at all.
 -- Keeps:
 --   the cursor is the commit: from one cursor exactly one batch is ever applied;
+--   the token names the state: values are written only over the state that they were made from;
 --   everything that can fail is checked before the first write, for Lua does not roll back;
---   numbers that are added travel as decimal strings from the worker to HINCRBY; a double never holds them.
--- KEYS  1 stream  2 cursor  3 dead letters  4.. state keys, by position in the payload
+--   values are opaque here, and counters travel as decimal strings from the worker to HINCRBY: no double holds them.
+-- KEYS  1 stream  2 cursor  3 dead letters  4.. state keys, by position
 -- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry  6 whole entries passed
 --       7 producer of entry `to id`  8 its first sequence  9 from: stream | archive  10 recipe hash  11 group
---       12 committed  13 known  14 foreign  15 dead-lettered  16 payload
---       17.. dead letters: entry id, index, events, code, reason, raw (plain arguments, for cmsgpack knows no binary)
--- The payload is msgpack of nothing but arrays and strings, so no number passes through cmsgpack:
---   { {{key, expire_at_s, {field, delta, ...}}, ...},                               increments of hashes
---     {{key, ranking key, expire_at_s, cap, {{name, rank delta, {measure, delta, ...}}, ...}}, ...},   marginals
---     {{key, expire_at_s, keep, {member, score, ...}}, ...} }                       the largest of a window
--- Answers  {OK, deltas left out as expired} | {STALE, id, index} | {GONE} | {RECIPE, hash} | {OVERFLOW, field} | {BAD, what}
+--       12 committed  13 known  14 foreign  15 dead-lettered  16 token of the state  17 token of the state to be
+--       18 dead letters, each: entry id, index, events, code, reason, raw
+--       then hashes, how many, each: key, expire at (s; 0: never), fields, (field, value) ...
+--       then sorted sets, how many, each: key, expire at, members to keep, members, (member, score) ...: the largest stay
+-- Answers  {OK, values left out as expired, fields that are new} | {STALE, id, index} | {GONE} | {RECIPE, hash} | {BAD, what}
 
-local OTHER = '__other__'
 local MOST_DIGITS, MOST_DELTA_DIGITS = 18, 16
-local AT_ONCE = 4000
+local AT_ONCE = 4000 -- arguments of one command: Lua's stack holds 8,000
 
 local match = string.match
 
@@ -37,8 +35,8 @@ local function behind(left, right)
 end
 
 local cursor = redis.call('HMGET', KEYS[2], 'id', 'index', 'recipe', 'committed', 'known', 'foreign', 'dead', 'expired',
-  'entries')
-if cursor[1] ~= ARGV[1] or cursor[2] ~= ARGV[2] then
+  'entries', 'token', 'at')
+if cursor[1] ~= ARGV[1] or cursor[2] ~= ARGV[2] or cursor[10] ~= ARGV[16] then
   return { 'STALE', cursor[1] or '', cursor[2] or '' }
 end
 if cursor[3] ~= ARGV[10] then
@@ -59,7 +57,7 @@ for _, i in ipairs({ 1, 3, 5 }) do
     return { 'BAD', 'argument ' .. i }
   end
 end
-if #ARGV < 16 or (#ARGV - 16) % 6 ~= 0 or (ARGV[9] ~= 'stream' and ARGV[9] ~= 'archive') then
+if #ARGV[17] ~= 32 or ARGV[17] == ARGV[16] or (ARGV[9] ~= 'stream' and ARGV[9] ~= 'archive') then
   return { 'BAD', 'arguments' }
 end
 -- Index 0 stands behind the whole entry, any other inside it.
@@ -83,181 +81,112 @@ if ARGV[9] == 'stream' then
   end
 end
 
-local payload = cmsgpack.unpack(ARGV[16])
-local now = tonumber(redis.call('TIME')[1])
+-- Plan: walk the arguments once, and look at everything that a write could fail for.
+-- A clock that goes back brings no window back that was passed over.
+local now = math.max(tonumber(redis.call('TIME')[1]), math.floor(tonumber(cursor[11] or '0') / 1000))
 local expired = 0
 local kinds = {}
+local at = 18
 
--- Whether the key of an operation may become what the operation needs: a state key, free or of that type.
+local function number(digits)
+  local text = ARGV[at]
+  at = at + 1
+  return whole(text, digits) and tonumber(text) or nil
+end
+
+-- The key at a position: a state key, free or of the wanted type; nil for anything else.
 local function usable(position, wanted)
-  local key = whole(position, 5) and tonumber(position) >= 3 and KEYS[tonumber(position)]
+  local key = position and position >= 3 and KEYS[position]
   if not key then
-    return false
+    return nil
   end
   if not kinds[key] then
     local kind = redis.call('TYPE', key).ok
     kinds[key] = kind == 'none' and wanted or kind
   end
-  return kinds[key] == wanted
+  return kinds[key] == wanted and key or nil
 end
 
-local function array(list)
-  return type(list) == 'table' and (#list > 0 or next(list) == nil)
-end
-
-local function pairs_in(list)
-  return array(list) and #list % 2 == 0
-end
-
-local function alive(expire_at, deltas)
-  local at = tonumber(expire_at)
-  if at ~= 0 and at <= now then
-    expired = expired + deltas
+local function alive(expire_at, values)
+  if expire_at ~= 0 and expire_at <= now then
+    expired = expired + values
     return false
   end
   return true
 end
 
-for part = 1, 3 do
-  if type(payload) ~= 'table' or not array(payload[part]) then
-    return { 'BAD', 'payload' }
+local letters = number(6)
+local letters_from = at
+if not letters or not usable(3, 'stream') then
+  return { 'BAD', 'dead letters' }
+end
+at = at + 6 * letters
+
+local hashes, largest = {}, {}
+local count = number(6)
+if not count then
+  return { 'BAD', 'hashes' }
+end
+for i = 1, count do
+  local key, expire_at, fields = usable(number(6), 'hash'), number(11), number(7)
+  if not key or not expire_at or not fields or fields < 1 or at + 2 * fields - 1 > #ARGV then
+    return { 'BAD', 'hash ' .. i }
   end
+  if alive(expire_at, fields) then
+    hashes[#hashes + 1] = { key, expire_at, at, at + 2 * fields - 1 }
+  end
+  at = at + 2 * fields
 end
 
--- Plan: every hash increment as {key, expire_at, fields and deltas}, marginals included.
-local hashes, ranks, largest = {}, {}, {}
-
-for at, op in ipairs(payload[1]) do
-  if not usable(op[1], 'hash') or not whole(op[2], 11) or not pairs_in(op[3]) then
-    return { 'BAD', 'increments ' .. at }
-  end
-  if alive(op[2], #op[3] / 2) then
-    hashes[#hashes + 1] = { KEYS[tonumber(op[1])], op[2], op[3] }
-  end
+count = number(6)
+if not count then
+  return { 'BAD', 'sorted sets' }
 end
-
-for at, op in ipairs(payload[2]) do
-  if not usable(op[1], 'hash') or not usable(op[2], 'zset') or not whole(op[3], 11) or not whole(op[4], 16)
-    or not array(op[5]) then
-    return { 'BAD', 'marginal ' .. at }
+for i = 1, count do
+  local key, expire_at, keep, members = usable(number(6), 'zset'), number(11), number(9), number(7)
+  if not key or not expire_at or not keep or not members or members < 1 or at + 2 * members - 1 > #ARGV then
+    return { 'BAD', 'sorted set ' .. i }
   end
-  if alive(op[3], #op[5]) then
-    local key, ranking = KEYS[tonumber(op[1])], KEYS[tonumber(op[2])]
-    local cap, size, fields, rank = tonumber(op[4]), redis.call('ZCARD', ranking), {}, {}
-    local admitted = {}
-    for _, row in ipairs(op[5]) do
-      local name = row[1]
-      if type(name) ~= 'string' or not whole(row[2], 99) or not pairs_in(row[3]) then
-        return { 'BAD', 'marginal ' .. at }
-      end
-      if #row[2] > MOST_DELTA_DIGITS then
-        return { 'OVERFLOW', name }
-      end
-      if name ~= OTHER and not admitted[name] and not redis.call('ZSCORE', ranking, name) then
-        if size >= cap then
-          name = OTHER
-        else
-          size = size + 1
-        end
-      end
-      if name ~= OTHER then
-        admitted[name] = true
-        rank[#rank + 1] = row[2]
-        rank[#rank + 1] = name
-      end
-      for i = 1, #row[3], 2 do
-        if type(row[3][i]) ~= 'string' then
-          return { 'BAD', 'marginal ' .. at }
-        end
-        fields[#fields + 1] = name .. '\31' .. row[3][i]
-        fields[#fields + 1] = row[3][i + 1]
-      end
-    end
-    hashes[#hashes + 1] = { key, op[3], fields }
-    ranks[#ranks + 1] = { ranking, op[3], rank }
-  end
-end
-
-for at, op in ipairs(payload[3]) do
-  if not usable(op[1], 'zset') or not whole(op[2], 11) or not whole(op[3], 9) or not pairs_in(op[4]) then
-    return { 'BAD', 'largest ' .. at }
-  end
-  for i = 1, #op[4], 2 do
-    if type(op[4][i]) ~= 'string' or not whole(op[4][i + 1], MOST_DELTA_DIGITS) then
-      return { 'BAD', 'largest ' .. at }
+  for j = at + 1, at + 2 * members - 1, 2 do
+    if not whole(ARGV[j], MOST_DIGITS + 1) then
+      return { 'BAD', 'sorted set ' .. i }
     end
   end
-  if alive(op[2], #op[4] / 2) then
-    largest[#largest + 1] = { KEYS[tonumber(op[1])], op[2], op[3], op[4] }
+  if alive(expire_at, members) then
+    largest[#largest + 1] = { key, expire_at, keep, at, at + 2 * members - 1 }
   end
+  at = at + 2 * members
 end
-
-if not usable('3', 'stream') then
-  return { 'BAD', KEYS[3] }
-end
-
--- Validate the sums: a stored value is below 10^18 and all deltas of a commit together below 8 * 10^18,
--- so no field can pass 2^63, however often it comes (a double is good enough for this bound).
-local total = 0
-for _, op in ipairs(hashes) do
-  local list = op[3]
-  for from = 1, #list, 2 * AT_ONCE do
-    local fields = {}
-    for i = from, math.min(from + 2 * AT_ONCE - 1, #list), 2 do
-      if type(list[i]) ~= 'string' then
-        return { 'BAD', op[1] }
-      end
-      fields[#fields + 1] = list[i]
-    end
-    local values = redis.call('HMGET', op[1], unpack(fields))
-    for i, value in ipairs(values) do
-      local delta = list[from + 2 * i - 1]
-      if not whole(delta, MOST_DELTA_DIGITS) or (value and not whole(value, MOST_DIGITS)) then
-        local long = whole(delta, 99) and (not value or whole(value, 99))
-        return { long and 'OVERFLOW' or 'BAD', fields[i] }
-      end
-      total = total + delta
-      if total > 8e18 then
-        return { 'OVERFLOW', fields[i] }
-      end
-    end
-  end
+if at ~= #ARGV + 1 then
+  return { 'BAD', 'arguments' }
 end
 
 -- Write. Nothing below can fail, except the first XADD (a stream whose ids are used up): so it comes first.
-for i = 17, #ARGV, 6 do
+for i = letters_from, letters_from + 6 * letters - 1, 6 do
   redis.call('XADD', KEYS[3], '*', 'entry', ARGV[i], 'index', ARGV[i + 1], 'events', ARGV[i + 2], 'code', ARGV[i + 3],
     'reason', ARGV[i + 4], 'raw', ARGV[i + 5])
 end
+local created = 0
 for _, op in ipairs(hashes) do
-  local key, list = op[1], op[3]
-  for i = 1, #list, 2 do
-    redis.call('HINCRBY', key, list[i], list[i + 1])
+  for i = op[3], op[4], AT_ONCE do
+    created = created + redis.call('HSET', op[1], unpack(ARGV, i, math.min(i + AT_ONCE - 1, op[4])))
   end
-  if op[2] ~= '0' then
-    redis.call('EXPIREAT', key, op[2])
-  end
-end
-for _, op in ipairs(ranks) do
-  for i = 1, #op[3], 2 do
-    redis.call('ZINCRBY', op[1], op[3][i], op[3][i + 1])
-  end
-  if op[2] ~= '0' then
-    redis.call('EXPIREAT', op[1], op[2])
+  if op[2] ~= 0 then
+    redis.call('EXPIREAT', op[1], string.format('%.0f', op[2]))
   end
 end
 for _, op in ipairs(largest) do
-  for i = 1, #op[4], 2 do
-    redis.call('ZADD', op[1], 'GT', op[4][i + 1], op[4][i])
+  for i = op[4], op[5], 2 do
+    redis.call('ZADD', op[1], 'GT', ARGV[i + 1], ARGV[i])
   end
-  redis.call('ZREMRANGEBYRANK', op[1], 0, -(tonumber(op[3]) + 1))
-  if op[2] ~= '0' then
-    redis.call('EXPIREAT', op[1], op[2])
+  redis.call('ZREMRANGEBYRANK', op[1], 0, string.format('%.0f', -(op[3] + 1)))
+  if op[2] ~= 0 then
+    redis.call('EXPIREAT', op[1], string.format('%.0f', op[2]))
   end
 end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5],
-  'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
+  'token', ARGV[17], 'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
 redis.call('HINCRBY', KEYS[2], 'committed', ARGV[12])
 redis.call('HINCRBY', KEYS[2], 'known', ARGV[13])
 redis.call('HINCRBY', KEYS[2], 'foreign', ARGV[14])
@@ -270,4 +199,4 @@ local mirrored = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[11], ARGV[5], 'ENT
 if type(mirrored) == 'table' and mirrored.err then
   redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[11], ARGV[5], 'ENTRIESREAD', entries)
 end
-return { 'OK', expired }
+return { 'OK', expired, created }

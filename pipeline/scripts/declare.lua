@@ -4,7 +4,8 @@
 -- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
 -- ARGV  1 unit name  2 kind  3 start: oldest | end  4 recipe hash  5 recipe  6 group
 --       7 what to do where another recipe has replaced this one: leave | adopt (an operator rolls back a deploy)
--- Answers  {OK | OLDER, cursor hash as flat list}
+--       8 token of the state, where this makes it
+-- Answers  {OK | OLDER | DROPPED, cursor hash as flat list}
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -33,7 +34,9 @@ local function start_at(facts)
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
     since = oldest[1] and string.match(oldest[1][1], '^%d+') or now_ms()
   end
-  return '0-0', trimmed, facts['entries-added'] - facts['length'], since
+  -- Where nothing is left, the oldest is what comes next: it stands where everybody stands who has taken all.
+  local id = facts['length'] > 0 and '0-0' or facts['last-generated-id']
+  return id, trimmed, facts['entries-added'] - facts['length'], since
 end
 
 -- Read what is written below: a wrong type must fail here, before anything is.
@@ -44,7 +47,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   local id, base, entries, since = start_at(stream_facts())
   redis.call('HSET', KEYS[2], 'id', id, 'index', '0', 'done', id, 'base', base, 'entries', entries, 'since', since,
     'declared', now_ms(), 'at', now_ms(), 'recipe', ARGV[4], 'committed', '0', 'known', '0', 'foreign', '0',
-    'dead', '0', 'skipped', '0', 'expired', '0')
+    'dead', '0', 'skipped', '0', 'expired', '0', 'token', ARGV[8])
   redis.call('RPUSH', KEYS[3], id .. ':0 ' .. ARGV[4] .. ' ' .. ARGV[5])
   redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[6], id, 'MKSTREAM', 'ENTRIESREAD', entries)
 end
@@ -52,6 +55,9 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 
 local answer = 'OK'
 local current = redis.call('HGET', KEYS[2], 'recipe')
+if current == 'dropped' then
+  return { 'DROPPED', redis.call('HGETALL', KEYS[2]) }
+end
 if current ~= ARGV[4] and ARGV[7] ~= 'adopt' then
   for _, row in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
     if string.match(row, '^%S+ (%S+) ') == ARGV[4] then

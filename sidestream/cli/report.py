@@ -17,7 +17,7 @@ def report(
     *,
     since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d.")] = "24h",
     by: Annotated[str, typer.Option(help="Break down by agent, model, state or session.")] = "agent",
-    most: Annotated[int, typer.Option(min=1, max=1_000, help="How many rows of a list.")] = 10,
+    most: Annotated[int, typer.Option(min=1, max=200, help="How many rows of a list.")] = 10,
     as_json: AsJson = False,
     namespace: Namespace = None,
     redis_url: RedisUrl = None,

@@ -10,8 +10,9 @@ from consumers.contract import Slice
 from consumers.folding import FoldHandler
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
+from consumers.payload import Known, PayloadBuilder
 from consumers.pricing import PriceBook
-from consumers.state import OTHER_CELL, Caps, Delta, Measures, PayloadBuilder, days_of, largest
+from consumers.state import OTHER_CELL, Caps, Delta, Measures, largest
 from consumers.windows import LIFETIME
 from pipeline.events import ErrorEvent, Event, OperationEvent, Resource, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
@@ -66,9 +67,8 @@ def merged(deltas: Sequence[Delta]) -> tuple[dict[object, Measures], dict[object
     for delta in deltas:
         for place, measures in delta.cells.items():
             _add(cells.setdefault(place, {}), measures)
-        for window, marginal in delta.marginals.items():
-            for name, measures in marginal.items():
-                _add(names.setdefault((window, name), {}), measures)
+        for place, measures in delta.marginals.items():
+            _add(names.setdefault(place, {}), measures)
     return cells, names
 
 
@@ -122,17 +122,19 @@ def test_an_unknown_model_is_unpriced_and_never_zero() -> None:
 def test_a_session_tagged_twice_with_one_tag_counts_once() -> None:
     """A tag is a property of an event, not of how often it was said."""
     event = UsageEvent(START_US, model="gpt-4o", input_tokens=5, tags=("eu", "eu"))
-    ((_, names),) = fold(HANDLERS[0], [event]).marginals.items()
-    assert names == {"eu": {"rq": 1, "tk": 5, "rank": 5}}
+    (((dimension, _, name), measures),) = fold(HANDLERS[0], [event]).marginals.items()
+    assert (dimension, name, measures) == ("tag", "eu", {"rq": 1, "tk": 5})
 
 
 def test_cells_over_the_cap_are_counted_under_other() -> None:
     """A cap never drops an event: it hides its name."""
     events = [UsageEvent(START_US, agent=f"agent-{n}", input_tokens=1) for n in range(5)]
     delta = fold(MetricsHandler(), events)
-    numbers: dict[str, dict[str, int]] = {day: {} for day in days_of(delta)}
-    payload = PayloadBuilder(UNIT, numbers, Caps(cells=3), first_key=4).build(delta)
-    named = payload.new_cells[LIFETIME]
+    known = Known()
+    builder = PayloadBuilder(UNIT, delta, known, Caps(cells=3), {})
+    known.numbers.update({day: {} for day in builder.days()})
+    builder.missing()
+    named = builder.build(4).numbers[LIFETIME]
     assert len(named) == 4
     assert any(OTHER_CELL[0] in name for name in named)
 

@@ -13,6 +13,7 @@ from consumers.replay.diff import diff
 from consumers.replay.shadow import SHADOW_VERSION, drop, replay
 from consumers.runtime.effects import Effect, FoldEffect
 from consumers.runtime.run import Worker
+from consumers.values import pack, unpack
 from pipeline.connection import AsyncServer
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import LIVE_VERSION, Keys
@@ -69,7 +70,8 @@ async def test_a_count_that_was_tampered_with_is_named(server: AsyncServer, keys
     await Worker(server, keys, effects()).run_until_idle()
     await replay(server, keys, effects())
     window = keys.partition(2).unit("metrics", LIVE_VERSION).window("all", 0)
-    await server.call("HINCRBY", window, "0.ti", 1)
+    stored = unpack(await server.call("HGET", window, "0"))
+    await server.call("HSET", window, "0", pack(stored | {"ti": stored["ti"] + 1}))
     result = await diff(server, keys, PARTITIONS)
     assert not result.equal
     (found,) = result.differences

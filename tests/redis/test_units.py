@@ -1,5 +1,6 @@
 """Units on a real server: one batch from one cursor, whatever happens in between."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -16,10 +17,12 @@ from consumers.handlers.metrics import MetricsHandler
 from consumers.pricing import PriceBook
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
+from consumers.runtime import remembered
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Worker
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from consumers.state import Caps, Delta
+from consumers.values import MOST, pack, unpack
 from consumers.views.dead_letters import read_dead_letters
 from pipeline.connection import AsyncServer, RedisSettings
 from pipeline.events import Event, UsageEvent
@@ -125,6 +128,67 @@ async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer
     await server.call("FLUSHALL")
 
 
+async def test_values_of_another_state_are_never_used(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """A worker that stands at an older state reads nothing of a newer one, whatever a rollback does to both."""
+    await append([usage(1)])
+    await drain(unit_of(server, keys))
+    await append([usage(5)])
+    names = await server.call("KEYS", f"{{{keys.namespace}:00}}:v1:*")
+    before = [(key, *await server.all([["PEXPIRETIME", key], ["DUMP", key]])) for key in names]
+    behind = unit_of(server, keys)
+    await behind.declare()
+    await drain(unit_of(server, keys))
+    assert await behind.step() == 0
+    assert behind.statistics.stale == 1
+    for key, expires_ms, dump in before:
+        await server.call("RESTORE", key, max(0, expires_ms), dump, "REPLACE", "ABSTTL")
+    assert await drain(behind) == 1
+    assert await tokens_of(server, keys) == 6
+
+
+async def test_a_state_that_was_written_from_outside_is_read_anew(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Whoever changes values changes the token: what the worker remembers is then no more believed."""
+    unit = unit_of(server, keys)
+    await append([usage(1)])
+    await drain(unit)
+    window = unit.keys.window("all", 0)
+    await server.call("HSET", window, "0", pack({"rq": 1, "ti": 100}))
+    await server.call("HSET", unit.keys.cursor(), "token", "0" * 32)
+    await append([usage(5)])
+    assert await unit.step() == 0
+    assert await drain(unit) == 1
+    assert await tokens_of(server, keys) == 105
+
+
+async def test_a_window_that_was_deleted_by_hand_comes_back_and_is_told(
+    server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the worker remembers of it is written with the next event, and the log says that somebody deletes keys."""
+    unit = unit_of(server, keys)
+    await append([usage(1)])
+    await drain(unit)
+    await server.call("DEL", unit.keys.window("all", 0))
+    await append([usage(5)])
+    with caplog.at_level(logging.WARNING):
+        assert await drain(unit) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert await tokens_of(server, keys) == 6
+
+
+async def test_what_is_remembered_is_bounded(
+    server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for nothing at all each value is read again, and the sums are the same."""
+    monkeypatch.setattr(remembered, "MOST_BYTES", 0)
+    unit = unit_of(server, keys)
+    for number in range(6):
+        await append([usage(number, agent=f"agent-{number % 3}", session=f"s-{number}")])
+        await drain(unit)
+    assert await tokens_of(server, keys) == 15
+
+
 async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """A budget cuts a frame; the next batch begins at the event behind the cut, also in another worker."""
 
@@ -132,7 +196,7 @@ async def test_a_commit_may_end_inside_an_entry(server: AsyncServer, keys: Keys,
         """Takes about two events a commit."""
 
         def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
-            return super().fold(slices, min(budget, 40))
+            return super().fold(slices, min(budget, 8))
 
     await append([usage(1 << n, agent=f"agent-{n}") for n in range(10)])
     first = unit_of(server, keys, Frugal())
@@ -171,7 +235,7 @@ async def test_an_event_that_breaks_the_fold_is_set_aside_alone(
     def explode(delta: Delta, frame: Frame, event: Event) -> None:
         assert isinstance(event, UsageEvent)
         cell = delta.cell(NOW_US // 1_000_000 // 10 * 10, ("", "", "", "", event.agent, "", "", "ok"))
-        delta.add(cell, "ti", event.input_tokens)
+        cell["ti"] = cell.get("ti", 0) + event.input_tokens
         if event.input_tokens == 13:
             raise ZeroDivisionError("thirteen")
 
@@ -194,12 +258,13 @@ async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, k
     await append([usage(1)])
     await drain(unit)
     window = keys.partition(0).unit("metrics").window("all", 0)
-    await server.call("HSET", window, "0.ti", str(2**62))
+    await server.call("HSET", window, "0", pack({"rq": 1, "ti": MOST}))
+    unit = unit_of(server, keys)  # the other remembers what it wrote
     await append([usage(1), UsageEvent(NOW_US, agent="writer", model="gpt-4o", session="s", duration_us=1_000)])
     assert await drain(unit) == 2
     (letter,) = await read_dead_letters(server, keys, 1)
     assert (letter.code, letter.index) == ("overflow", 0)
-    assert await server.call("HGET", window, "0.rq") == b"2"
+    assert unpack(await server.call("HGET", window, "0"))["rq"] == 2
 
 
 async def test_sums_of_a_batch_that_pass_the_limit_are_cut_into_smaller_batches(
