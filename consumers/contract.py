@@ -5,14 +5,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from consumers.letters import DeadLetter
 from pipeline.events import Event
 from pipeline.wire import Frame
-
-WHOLE_ENTRY = -1
-"""The index of a dead letter that stands for all events of its entry."""
-
-MAX_RAW_BYTES = 16_384
-"""Bytes of a bad event that a dead letter keeps."""
 
 
 class Slice(Struct, frozen=True):
@@ -28,20 +23,6 @@ class Slice(Struct, frozen=True):
             event = self.frame.events[index]
             if event is not None:
                 yield index, event
-
-
-class DeadLetter(Struct, frozen=True):
-    """An event, or with index -1 a whole entry, that a handler could not take, and why.
-
-    `events` is what it stands for in the accounting; `code` is one word, `reason` a sentence for a person.
-    """
-
-    entry_id: str
-    index: int
-    events: int
-    code: str
-    reason: str
-    raw: bytes = b""
 
 
 class Sink(Protocol):

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import msgspec
-
-from consumers.contract import MAX_RAW_BYTES, DeadLetter, Slice
+from consumers.contract import Slice
+from consumers.letters import DeadLetter, letter_of_event
 from consumers.recipe import Recipe
 from consumers.state import Caps, Delta
 from pipeline.events import Event
@@ -97,8 +96,7 @@ def _fold_once(
 
 
 def _poison(frame: Frame, index: int, event: Event, error: Exception) -> DeadLetter:
-    reason = f"{type(error).__name__}: {error}"
-    return DeadLetter(frame.entry_id, index, 1, "poison", reason, msgspec.json.encode(event)[:MAX_RAW_BYTES])
+    return letter_of_event(frame, index, event, "poison", f"{type(error).__name__}: {error}")
 
 
 def entry_time_us(entry_id: str) -> int:
@@ -108,11 +106,5 @@ def entry_time_us(entry_id: str) -> int:
 
 def _wrong_clock(frame: Frame, index: int, event: Event) -> DeadLetter:
     ahead_s = (event.time_us - entry_time_us(frame.entry_id)) // 1_000_000
-    return DeadLetter(
-        frame.entry_id,
-        index,
-        1,
-        "clock",
-        f"the event is dated {ahead_s} s after it was appended: check that host's clock",
-        msgspec.json.encode(event)[:MAX_RAW_BYTES],
-    )
+    reason = f"the event is dated {ahead_s} s after it was appended: check that host's clock"
+    return letter_of_event(frame, index, event, "clock", reason)

@@ -71,6 +71,7 @@ class BadEvent(Struct, frozen=True):
     code: str
     reason: str
     raw: bytes
+    codec: str = "mz"
 
 
 class Entry(Struct, frozen=True):
@@ -172,6 +173,15 @@ _STRICT: Final = {"mz": msgspec.msgpack.Decoder(list[Event]).decode, "json": msg
 def _array_head(count: int) -> bytes:
     """Return how msgpack begins a list of up to 65,535 values."""
     return bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")  # noqa: PLR2004 - msgpack's own
+
+
+def body_of_one(frame: Frame, raw: bytes, codec: str) -> bytes:
+    """Return the body of a frame that holds one event of another, encoded already, and says the same about it."""
+    if codec == "json":
+        events = msgspec.Raw(b"[" + raw + b"]")
+        return msgspec.json.encode(_Envelope(resource=frame.resource, origin=frame.origin, events=events))
+    envelope = _Envelope(resource=frame.resource, origin=frame.origin, events=msgspec.Raw(_array_head(1) + raw))
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(msgspec.msgpack.encode(envelope))
 
 
 class FrameDecoder:
@@ -297,7 +307,7 @@ def _each(raws: list[msgspec.Raw], codec: str) -> tuple[list[Event | None], dict
             events.append(convert_event(read(data)))
         except _UNREADABLE as error:
             events.append(None)
-            bad[index] = BadEvent(index, _code_of(error), str(error), data)
+            bad[index] = BadEvent(index, _code_of(error), str(error), data, codec)
     return events, bad
 
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.contract import MAX_RAW_BYTES, WHOLE_ENTRY, DeadLetter, Slice
+from consumers.contract import Slice
 from consumers.folding import Folded
+from consumers.letters import DeadLetter, letter_of_bad_event, letter_of_entry
 from pipeline.errors import WireError
 from pipeline.stream import StoredEntry
 from pipeline.wire import Frame, FrameDecoder
@@ -117,7 +118,11 @@ def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> O
         else:
             stop = portion.stop if taken < folded.whole else max(folded.stop, portion.start)
             whole = stop == portion.frame.count
-            dead = [_bad(portion.frame, index) for index in range(portion.start, stop) if index in portion.frame.bad]
+            dead = [
+                letter_of_bad_event(portion.frame, index)
+                for index in range(portion.start, stop)
+                if index in portion.frame.bad
+            ]
             taken += 1
         if stop == portion.start and not whole:
             break
@@ -135,11 +140,8 @@ def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> O
 
 
 def _unreadable(portion: Portion, error: WireError) -> DeadLetter:
-    raw = portion.entry.fields.get(b"b", b"")[:MAX_RAW_BYTES]
-    events = portion.stop - portion.start
-    return DeadLetter(portion.entry.entry_id, WHOLE_ENTRY, events, error.code, str(error), raw)
-
-
-def _bad(frame: Frame, index: int) -> DeadLetter:
-    bad = frame.bad[index]
-    return DeadLetter(frame.entry_id, index, 1, bad.code, bad.reason, bad.raw[:MAX_RAW_BYTES])
+    try:
+        entry = portion.entry.parse()
+    except WireError:
+        entry = None
+    return letter_of_entry(portion.entry.entry_id, portion.stop - portion.start, error, entry)

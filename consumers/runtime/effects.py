@@ -14,6 +14,8 @@ Start: TypeAlias = Literal["oldest", "end"]
 VALUE_BUDGET: Final = 5_000
 """Values one commit may set (a cell's has some 400 bytes): nobody else is served while the server does so."""
 
+UNLIMITED: Final = 10**9
+
 
 class Effect(Protocol):
     """What a unit does with the events it reads."""
@@ -28,8 +30,8 @@ class Effect(Protocol):
         """Return the hash and the text of the recipe."""
         ...
 
-    async def apply(self, slices: Sequence[Slice]) -> Folded:
-        """Take a batch, or its beginning; what is returned is committed with the cursor."""
+    async def apply(self, slices: Sequence[Slice], budget: int = ...) -> Folded:
+        """Take a batch, or its beginning within a budget of values; what is returned is committed with the cursor."""
         ...
 
     async def aclose(self) -> None:
@@ -55,9 +57,9 @@ class FoldEffect:
         """Return the hash and the text of the recipe."""
         return self._recipe
 
-    async def apply(self, slices: Sequence[Slice]) -> Folded:
+    async def apply(self, slices: Sequence[Slice], budget: int = VALUE_BUDGET) -> Folded:
         """Fold a batch within the budget of one commit."""
-        return self._handler.fold(slices, VALUE_BUDGET)
+        return self._handler.fold(slices, budget)
 
     async def aclose(self) -> None:
         """Hold nothing, let go of nothing."""
@@ -79,8 +81,9 @@ class SinkEffect:
         """Return one fixed recipe: a sink keeps no state that a recipe could change."""
         return "none", "{}"
 
-    async def apply(self, slices: Sequence[Slice]) -> Folded:
+    async def apply(self, slices: Sequence[Slice], budget: int = UNLIMITED) -> Folded:
         """Deliver a batch; the cursor moves after it."""
+        del budget
         dead = list(await self._sink.deliver(slices)) if slices else []
         return Folded(Delta(), dead, whole=len(slices))
 

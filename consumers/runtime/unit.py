@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from consumers.contract import DeadLetter
 from consumers.folding import Folded
+from consumers.letters import BUDGET_BYTES, DeadLetter, letter_of_event
 from consumers.payload import OverflowingError, Payload, PayloadBuilder
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
 from consumers.runtime.effects import Effect
@@ -25,6 +25,7 @@ from pipeline.errors import PermanentError, RefusedError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
 from pipeline.scripting import script
 from pipeline.stream import StoredEntry, read_after, wait_after
+from pipeline.wire import Frame
 
 log = logging.getLogger("sidestream.worker")
 
@@ -117,7 +118,7 @@ class Unit:
             recipe,
             self.group,
             replaced,
-            _new_token(),
+            new_token(),
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         if answer == b"DROPPED":
@@ -170,7 +171,7 @@ class Unit:
         outcome = outcome_of(portions, folded, position.cursor)
         if outcome is None:
             raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
-        token = _new_token()
+        token = new_token()
         try:
             payload = await self._payload(position.state, folded.delta)
         except OverflowingError as error:
@@ -223,8 +224,11 @@ class Unit:
             dead,
             position.state.token,
             token,
+            BUDGET_BYTES,
             len(outcome.dead),
-            *(part for letter in outcome.dead for part in _letter_args(letter)),
+            *(part for letter in outcome.dead for part in letter_args(letter)),
+            0,
+            0,
         ]
 
     def _count(self, outcome: Outcome, expired: int) -> None:
@@ -253,13 +257,17 @@ class Unit:
             self._most_events = outcome.events // 2
             return await self.step()
         portion = portions[0]
+        assert isinstance(portion.frame, Frame)
+        event = portion.frame.events[portion.start]
+        assert event is not None
         reason = f"adding it would pass the limit of {error.measure} in {':'.join(error.place)}"
-        letter = DeadLetter(portion.entry.entry_id, portion.start, 1, "overflow", reason)
+        letter = letter_of_event(portion.frame, portion.start, event, "overflow", reason)
         alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
         return await self._commit(position, [alone], Folded(Delta(), [letter], whole=1))
 
 
-def _new_token() -> str:
+def new_token() -> str:
+    """Return a name for a state that there was never before."""
     return os.urandom(16).hex()
 
 
@@ -284,6 +292,17 @@ def token_from(flat: Sequence[bytes]) -> str:
     return token.decode()
 
 
-def _letter_args(letter: DeadLetter) -> list[Arg]:
+def letter_args(letter: DeadLetter) -> list[Arg]:
+    """Return a dead letter as the commit script takes it."""
     reason = letter.reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
-    return [letter.entry_id, letter.index, letter.events, letter.code, reason, letter.raw]
+    return [
+        letter.entry_id,
+        letter.index,
+        letter.events,
+        letter.code,
+        reason,
+        letter.producer,
+        letter.first_seq,
+        letter.codec,
+        letter.body,
+    ]

@@ -1,28 +1,26 @@
 """Reads dead letters: the events a handler could not fold, where they lie, and why."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 from msgspec import Struct
 
+from consumers.letters import DeadLetter
 from pipeline.connection import AsyncServer
 from pipeline.keys import LIVE_VERSION, Keys
 
 
-class StoredLetter(Struct, frozen=True):
-    """One dead letter as it lies in Redis.
+_PAGE: Final = 200
+"""Letters of one read: at most 13 MB of bodies."""
 
-    `letter_id` is its own id, `entry_id` and `index` the event's place (-1: the whole entry), `events` what it counts.
-    """
+
+class StoredLetter(Struct, frozen=True):
+    """One dead letter as it lies in Redis, in which handler's and partition's dead letters, under its own id."""
 
     handler: str
     partition: int
     letter_id: str
-    entry_id: str
-    index: int
-    events: int
-    code: str
-    reason: str
-    raw: bytes
+    letter: DeadLetter
 
 
 async def read_dead_letters(
@@ -58,6 +56,46 @@ async def find_dead_letter(server: AsyncServer, keys: Keys, partitions: int, let
     return found
 
 
+class Wanted(Struct, frozen=True):
+    """Which dead letters are meant: all that fit every condition given."""
+
+    ids: frozenset[str] = frozenset()
+    handler: str | None = None
+    code: str | None = None
+    before_ms: int | None = None
+    """Set aside before this instant of the broker's (ms since 1970)."""
+
+    def fits(self, stored: StoredLetter) -> bool:
+        """Tell whether a letter is meant."""
+        return (
+            (not self.ids or stored.letter_id in self.ids)
+            and self.handler in {None, stored.handler}
+            and self.code in {None, stored.letter.code}
+            and (self.before_ms is None or _order(stored.letter_id)[0] < self.before_ms)
+        )
+
+
+async def select_dead_letters(
+    server: AsyncServer, keys: Keys, partitions: int, wanted: Wanted
+) -> AsyncIterator[list[StoredLetter]]:
+    """Give the dead letters that are meant, a page of one unit at a time, oldest first.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    for number in range(partitions):
+        for name in await _handlers(server, keys, number):
+            if wanted.handler not in {None, name}:
+                continue
+            unit = keys.partition(number).unit(name, LIVE_VERSION)
+            after = "-"
+            while rows := await server.call("XRANGE", unit.dead_letters(), after, "+", "COUNT", _PAGE):
+                page = [_letter(name, number, row[0], row[1]) for row in rows]
+                after = f"({page[-1].letter_id}"
+                if some := [stored for stored in page if wanted.fits(stored)]:
+                    yield some
+
+
 async def declared_handlers(server: AsyncServer, keys: Keys, partitions: int) -> list[str]:
     """Return the handlers that have run here, in any partition.
 
@@ -74,17 +112,22 @@ async def _handlers(server: AsyncServer, keys: Keys, number: int) -> list[str]:
 
 
 def _letter(handler: str, partition: int, letter_id: bytes, flat: Sequence[bytes]) -> StoredLetter:
+    return StoredLetter(handler, partition, letter_id.decode(), parse_letter(flat))
+
+
+def parse_letter(flat: Sequence[bytes]) -> DeadLetter:
+    """Read the fields of a dead letter."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return StoredLetter(
-        handler=handler,
-        partition=partition,
-        letter_id=letter_id.decode(),
+    return DeadLetter(
         entry_id=fields[b"entry"].decode(),
         index=int(fields[b"index"]),
         events=int(fields[b"events"]),
-        code=fields[b"code"].decode(),
+        code=fields[b"code"].decode(errors="replace"),
         reason=fields[b"reason"].decode(errors="replace"),
-        raw=fields[b"raw"],
+        producer=fields.get(b"producer", b"").decode(errors="replace"),
+        first_seq=int(fields.get(b"first", b"0")),
+        codec=fields.get(b"codec", b"").decode(errors="replace"),
+        body=fields.get(b"body", b""),
     )
 
 

@@ -1,5 +1,7 @@
 #!lua flags=allow-oom
--- Commit one batch of one unit: its new values, its dead letters and its cursor, or nothing at all.
+-- Commit one batch of one unit: its new values, its dead letters and its cursor, or nothing at all. The batch is of the
+-- stream or of an archive, or of dead letters that are taken back: then the cursor stays, and each letter goes as its
+-- events are counted.
 -- Keeps:
 --   the cursor is the commit: from one cursor exactly one batch is ever applied;
 --   the token names the state: values are written only over the state that they were made from;
@@ -7,12 +9,15 @@
 --   values are opaque here, and counters travel as decimal strings from the worker to HINCRBY: no double holds them.
 -- KEYS  1 stream  2 cursor  3 dead letters  4.. state keys, by position
 -- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry  6 whole entries passed
---       7 producer of entry `to id`  8 its first sequence  9 from: stream | archive  10 recipe hash  11 group
+--       7 producer of entry `to id`  8 its first sequence  9 from: stream | archive | letters  10 recipe hash  11 group
 --       12 committed  13 known  14 foreign  15 dead-lettered  16 token of the state  17 token of the state to be
---       18 dead letters, each: entry id, index, events, code, reason, raw
+--       18 most bytes of dead letters' bodies: above it they are cut
+--       19 dead letters, how many, each: entry id, index, events, code, reason, producer, first sequence, codec, body
+--       then dead letters taken back, how many, events they stand for, each: id
 --       then hashes, how many, each: key, expire at (s; 0: never), fields, (field, value) ...
 --       then sorted sets, how many, each: key, expire at, members to keep, members, (member, score) ...: the largest stay
--- Answers  {OK, values left out as expired, fields that are new} | {STALE, id, index} | {GONE} | {RECIPE, hash} | {BAD, what}
+-- Answers  {OK, values left out as expired, fields that are new} | {STALE, id, index} | {GONE} | {RECIPE, hash}
+--          | {TAKEN, id of a dead letter that is no more there} | {BAD, what}
 
 local MOST_DIGITS, MOST_DELTA_DIGITS = 18, 16
 local AT_ONCE = 4000 -- arguments of one command: Lua's stack holds 8,000
@@ -35,19 +40,20 @@ local function behind(left, right)
 end
 
 local cursor = redis.call('HMGET', KEYS[2], 'id', 'index', 'recipe', 'committed', 'known', 'foreign', 'dead', 'expired',
-  'entries', 'token', 'at')
+  'entries', 'token', 'at',
+  'dead_bytes')
 if cursor[1] ~= ARGV[1] or cursor[2] ~= ARGV[2] or cursor[10] ~= ARGV[16] then
   return { 'STALE', cursor[1] or '', cursor[2] or '' }
 end
 if cursor[3] ~= ARGV[10] then
   return { 'RECIPE', cursor[3] or '' }
 end
-for i = 4, 9 do
-  if not whole(cursor[i] or '0', MOST_DIGITS) then
+for i = 4, 12 do
+  if i ~= 10 and not whole(cursor[i] or '0', MOST_DIGITS) then
     return { 'BAD', KEYS[2] }
   end
 end
-for _, i in ipairs({ 2, 4, 6, 12, 13, 14, 15 }) do
+for _, i in ipairs({ 2, 4, 6, 12, 13, 14, 15, 18 }) do
   if not whole(ARGV[i], MOST_DELTA_DIGITS) then
     return { 'BAD', 'argument ' .. i }
   end
@@ -57,13 +63,17 @@ for _, i in ipairs({ 1, 3, 5 }) do
     return { 'BAD', 'argument ' .. i }
   end
 end
-if #ARGV[17] ~= 32 or ARGV[17] == ARGV[16] or (ARGV[9] ~= 'stream' and ARGV[9] ~= 'archive') then
+if #ARGV[17] ~= 32 or ARGV[17] == ARGV[16] or (ARGV[9] ~= 'stream' and ARGV[9] ~= 'archive' and ARGV[9] ~= 'letters') then
   return { 'BAD', 'arguments' }
 end
 -- Index 0 stands behind the whole entry, any other inside it.
 local from_index, to_index = tonumber(ARGV[2]), tonumber(ARGV[4])
 local inside = ARGV[3] == ARGV[1] and from_index > 0 and (to_index == 0 or to_index > from_index)
-if not inside and not behind(ARGV[3], ARGV[1]) then
+local of_letters = ARGV[9] == 'letters'
+if of_letters and (ARGV[3] ~= ARGV[1] or from_index ~= to_index) then
+  return { 'BAD', 'letters move no cursor' }
+end
+if not of_letters and not inside and not behind(ARGV[3], ARGV[1]) then
   return { 'BAD', 'the cursor would go back' }
 end
 if ARGV[9] == 'stream' then
@@ -86,7 +96,7 @@ end
 local now = math.max(tonumber(redis.call('TIME')[1]), math.floor(tonumber(cursor[11] or '0') / 1000))
 local expired = 0
 local kinds = {}
-local at = 18
+local at = 19
 
 local function number(digits)
   local text = ARGV[at]
@@ -120,7 +130,27 @@ local letters_from = at
 if not letters or not usable(3, 'stream') then
   return { 'BAD', 'dead letters' }
 end
-at = at + 6 * letters
+at = at + 9 * letters
+local dead_bytes = tonumber(cursor[12] or '0')
+
+local taken, taken_events = number(6), number(9)
+local taken_from = at
+if not taken or not taken_events or (taken > 0) ~= of_letters or at + taken - 1 > #ARGV then
+  return { 'BAD', 'dead letters taken back' }
+end
+for i = at, at + taken - 1 do
+  local found = match(ARGV[i], '^%d+%-%d+$') and redis.call('XRANGE', KEYS[3], ARGV[i], ARGV[i])[1]
+  if not found then
+    return { 'TAKEN', ARGV[i] }
+  end
+  for j = 1, #found[2], 2 do
+    if found[2][j] == 'body' then dead_bytes = dead_bytes - #found[2][j + 1] end
+  end
+end
+if #(cursor[7] or '0') < 16 and taken_events > tonumber(cursor[7] or '0') then
+  return { 'BAD', 'more dead letters than there are' }
+end
+at = at + taken
 
 local hashes, largest = {}, {}
 local count = number(6)
@@ -162,9 +192,15 @@ if at ~= #ARGV + 1 then
 end
 
 -- Write. Nothing below can fail, except the first XADD (a stream whose ids are used up): so it comes first.
-for i = letters_from, letters_from + 6 * letters - 1, 6 do
+for i = letters_from, letters_from + 9 * letters - 1, 9 do
+  local body = ARGV[i + 8]
+  local cut = dead_bytes + #body > tonumber(ARGV[18])
+  dead_bytes = dead_bytes + (cut and 0 or #body)
   redis.call('XADD', KEYS[3], '*', 'entry', ARGV[i], 'index', ARGV[i + 1], 'events', ARGV[i + 2], 'code', ARGV[i + 3],
-    'reason', ARGV[i + 4], 'raw', ARGV[i + 5])
+    'reason', ARGV[i + 4], 'producer', ARGV[i + 5], 'first', ARGV[i + 6], 'codec', ARGV[i + 7], 'body', cut and '' or body)
+end
+for i = taken_from, taken_from + taken - 1 do
+  redis.call('XDEL', KEYS[3], ARGV[i])
 end
 local created = 0
 for _, op in ipairs(hashes) do
@@ -184,14 +220,19 @@ for _, op in ipairs(largest) do
     redis.call('EXPIREAT', op[1], string.format('%.0f', op[2]))
   end
 end
-local time = redis.call('TIME')
-redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5],
-  'token', ARGV[17], 'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
+redis.call('HSET', KEYS[2], 'token', ARGV[17], 'dead_bytes', string.format('%.0f', math.max(0, dead_bytes)))
 redis.call('HINCRBY', KEYS[2], 'committed', ARGV[12])
 redis.call('HINCRBY', KEYS[2], 'known', ARGV[13])
 redis.call('HINCRBY', KEYS[2], 'foreign', ARGV[14])
 redis.call('HINCRBY', KEYS[2], 'dead', ARGV[15])
 redis.call('HINCRBY', KEYS[2], 'expired', string.format('%.0f', expired))
+if of_letters then
+  redis.call('HINCRBY', KEYS[2], 'dead', string.format('%.0f', -taken_events))
+  return { 'OK', expired, created }
+end
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5],
+  'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
 local entries = redis.call('HINCRBY', KEYS[2], 'entries', ARGV[6])
 
 -- The group only mirrors the cursor for other people's tools: where it cannot, the commit stands all the same.

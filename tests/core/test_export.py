@@ -231,7 +231,7 @@ async def test_a_refused_span_is_found_by_halving_and_dead_lettered(receiver: Re
         ("1001-0", 234, 1, f"refused_{status}"),
     ]
     assert "bad span" in dead[0].reason
-    assert json.loads(dead[1].raw)["model"] == "m-1234"
+    assert json.loads(dead[1].body)["events"][0]["model"] == "m-1234"
     assert receiver.summary()["distinct_spans"] == 1998
     assert sink.statistics().refused == 2
     assert events_are_accounted_for(sink.statistics())

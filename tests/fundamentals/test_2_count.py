@@ -51,8 +51,8 @@ async def test_an_event_that_cannot_be_read_is_set_aside_and_its_neighbours_coun
     """A dead letter says where it lay and why; nothing vanishes, for the accounting has a place for it."""
     await append.raw(b'{"events":[{"event":"usage","time_us":1},{"event":"telepathy","time_us":1}]}', 2, codec="json")
     await worker(server, keys).run_until_idle()
-    [letter] = await read_dead_letters(server, keys, 4)
-    assert (letter.index, letter.code) == (1, "unknown_kind")
+    [stored] = await read_dead_letters(server, keys, 4)
+    assert (stored.letter.index, stored.letter.code) == (1, "unknown_kind")
     cells = await StateReader(server, keys, 4).lifetime("metrics")
     assert sum(measures["rq"] for measures in cells.values()) == 1
 

@@ -18,7 +18,7 @@ from consumers.pricing import PriceBook
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
 from consumers.runtime import remembered
-from consumers.runtime.effects import FoldEffect
+from consumers.runtime.effects import UNLIMITED, FoldEffect
 from consumers.runtime.run import Worker
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from consumers.state import Caps, Delta
@@ -99,8 +99,8 @@ async def test_a_frozen_worker_that_thaws_counts_nothing_twice(
     effect = frozen.effect
     apply = effect.apply
 
-    async def freeze(slices: Sequence[Slice]) -> Folded:
-        folded = await apply(slices)
+    async def freeze(slices: Sequence[Slice], budget: int = UNLIMITED) -> Folded:
+        folded = await apply(slices, budget)
         await drain(other)
         return folded
 
@@ -116,8 +116,8 @@ async def test_a_rollback_between_read_and_commit_is_noticed(server: AsyncServer
     entry_id = await append([usage(5)])
     apply = unit.effect.apply
 
-    async def roll_back(slices: Sequence[Slice]) -> Folded:
-        folded = await apply(slices)
+    async def roll_back(slices: Sequence[Slice], budget: int = UNLIMITED) -> Folded:
+        folded = await apply(slices, budget)
         await server.call("XDEL", keys.partition(0).stream(), entry_id)
         return folded
 
@@ -219,7 +219,7 @@ async def test_bad_events_become_dead_letters_and_their_neighbours_count(
     unit = unit_of(server, keys)
     assert await drain(unit) == 11
     assert await tokens_of(server, keys) == 5
-    letters = await read_dead_letters(server, keys, 1)
+    letters = [stored.letter for stored in await read_dead_letters(server, keys, 1)]
     assert sorted((letter.code, letter.index, letter.events) for letter in letters) == [
         ("bad_compression", -1, 7),
         ("clock", 1, 1),
@@ -248,7 +248,7 @@ async def test_an_event_that_breaks_the_fold_is_set_aside_alone(
     await append([usage(1), usage(13), usage(2)])
     assert await drain(unit_of(server, keys, Fragile())) == 3
     assert await tokens_of(server, keys) == 3
-    (letter,) = await read_dead_letters(server, keys, 1)
+    (letter,) = [stored.letter for stored in await read_dead_letters(server, keys, 1)]
     assert (letter.code, letter.index, letter.reason) == ("poison", 1, "ZeroDivisionError: thirteen")
 
 
@@ -262,7 +262,7 @@ async def test_an_overflow_costs_the_event_that_causes_it(server: AsyncServer, k
     unit = unit_of(server, keys)  # the other remembers what it wrote
     await append([usage(1), UsageEvent(NOW_US, agent="writer", model="gpt-4o", session="s", duration_us=1_000)])
     assert await drain(unit) == 2
-    (letter,) = await read_dead_letters(server, keys, 1)
+    (letter,) = [stored.letter for stored in await read_dead_letters(server, keys, 1)]
     assert (letter.code, letter.index) == ("overflow", 0)
     assert unpack(await server.call("HGET", window, "0"))["rq"] == 2
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio.lowlevel
-import msgspec
 
-from consumers.contract import MAX_RAW_BYTES, DeadLetter, Slice
+from consumers.contract import Slice
+from consumers.letters import DeadLetter, letter_of_event
 from consumers.sinks.export.settings import ExportSettings
 from consumers.sinks.export.spans import EncodedSpan, Price, encode_request, encode_span, keeps, started_us
 from consumers.sinks.export.transport import Answer, Transport
@@ -144,7 +144,7 @@ class ExportSink:
         try:
             batch.spans.append(encode_span(frame, index, event, self._price))
         except (ValueError, TypeError, OverflowError) as error:
-            batch.dead.append(_dead_letter(frame.entry_id, index, event, "no_span", f"cannot be a span: {error}"))
+            batch.dead.append(letter_of_event(frame, index, event, "no_span", f"cannot be a span: {error}"))
 
     async def _send(self, batch: _Batch, spans: list[EncodedSpan]) -> None:
         """Send spans; halve what is refused with 400 or 413 until the span that is to blame stands alone."""
@@ -197,7 +197,7 @@ def _refuse(batch: _Batch, span: EncodedSpan, answer: Answer) -> None:
         PermanentError: So far every span of the batch was refused: the request is wrong, not the events.
     """
     reason = f"the far side refused this span ({answer.refused}): {answer.reason or 'it gave no reason'}"
-    batch.dead.append(_dead_letter(span.entry_id, span.index, span.event, f"refused_{answer.refused}", reason))
+    batch.dead.append(letter_of_event(span.frame, span.index, span.event, f"refused_{answer.refused}", reason))
     if not batch.taken and len(batch.dead) >= _MAX_SUSPICIOUS:
         raise PermanentError(
             f"the far side refuses every span ({answer.refused}): {answer.reason or 'it gave no reason'}",
@@ -221,11 +221,7 @@ def _requests(spans: list[EncodedSpan]) -> Iterator[list[EncodedSpan]]:
 
 def _key(span: EncodedSpan) -> tuple[str, int, bytes]:
     # The entry too: an application may give two events the same span id, and both must leave.
-    return span.entry_id, span.index, span.ids.trace + span.ids.span
-
-
-def _dead_letter(entry_id: str, index: int, event: Event, code: str, reason: str) -> DeadLetter:
-    return DeadLetter(entry_id, index, 1, code, reason, msgspec.json.encode(event)[:MAX_RAW_BYTES])
+    return span.frame.entry_id, span.index, span.ids.trace + span.ids.span
 
 
 def _now_us() -> int:

@@ -64,7 +64,7 @@ class EncodedSpan(Struct, frozen=True, gc=False):
     ids: SpanIds
     resource: bytes
     body: bytes
-    entry_id: str
+    frame: Frame
     index: int
     event: Event
 
@@ -130,7 +130,7 @@ def encode_span(frame: Frame, index: int, event: Event, price: Price | None = No
     _context(put, event)
     if frame.origin != "live":
         put.text(semconv.SIDESTREAM_ORIGIN, frame.origin)
-    return EncodedSpan(ids, encode_resource(frame.resource), _bytes(span), frame.entry_id, index, event)
+    return EncodedSpan(ids, encode_resource(frame.resource), _bytes(span), frame, index, event)
 
 
 @lru_cache(maxsize=1024)
