@@ -145,12 +145,16 @@ class Pricer:
     def price(self, event: UsageEvent) -> Priced:
         """Price one request; never raises. What cannot be priced says why."""
         try:
-            return decide(event.cost_nano_usd, self._reckon(event))
+            nano_usd = self.reckon(event)
         except PricingError as error:
             return decide(event.cost_nano_usd, None, error.code)
+        if not (nano_usd or event.input_tokens or event.output_tokens or event.status == "error"):
+            # An answer without tokens is one whose tokens nobody told: a failed request alone costs nothing.
+            return decide(event.cost_nano_usd, None, "no_tokens")
+        return decide(event.cost_nano_usd, nano_usd)
 
-    def _reckon(self, event: UsageEvent) -> int:
-        """Return our own figure, in nano-dollars.
+    def reckon(self, event: UsageEvent) -> int:
+        """Return what the tokens of a request cost by the catalogue, in nano-dollars.
 
         Raises:
             PricingError: See `pricing.price`; `unknown_model` when neither name is known.
@@ -181,8 +185,10 @@ def estimate_usd(model: str, input_tokens: int, output_tokens: int) -> float:
         return math.nan
     now_us = time.time_ns() // 1000
     event = UsageEvent(time_us=now_us, model=model, input_tokens=input_tokens, output_tokens=output_tokens)
-    nano_usd = _shared_pricer().price(event).nano_usd
-    return math.nan if nano_usd is None else nano_usd / 1e9
+    try:
+        return _shared_pricer().reckon(event) / 1e9
+    except PricingError:
+        return math.nan
 
 
 @cache

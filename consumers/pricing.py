@@ -40,7 +40,7 @@ Kind: TypeAlias = TokenKind | Literal["requests"]
 """What a rate is for; `requests` is the request itself, of which there is one."""
 
 Source: TypeAlias = Literal["provider", "catalogue", "unpriced"]
-Reason: TypeAlias = Literal["", "unknown_model", "inconsistent_usage", "unit_not_carried", "over_limit"]
+Reason: TypeAlias = Literal["", "unknown_model", "inconsistent_usage", "unit_not_carried", "over_limit", "no_tokens"]
 """Why we have no figure of our own; empty when we have one."""
 
 _PARTS: Final[dict[TokenKind, tuple[TokenKind, ...]]] = {

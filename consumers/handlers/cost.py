@@ -20,7 +20,7 @@ from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import Event, UsageEvent
 from pipeline.wire import Frame
 
-FOLD_REVISION: Final = 1
+FOLD_REVISION: Final = 2
 
 RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 
@@ -65,7 +65,7 @@ class CostHandler:
             return
         priced = self._pricer.price(event)
         start_s = finest_start_s(event.time_us)
-        model = event.response_model or event.model
+        model = event.model or event.response_model
         cell = delta.cell(
             start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status))
         )

@@ -38,7 +38,7 @@ from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.wire import Frame
 
-FOLD_REVISION: Final = 1
+FOLD_REVISION: Final = 2
 
 RANKED_BY: Final = MappingProxyType(
     {"session": TOKENS, "user": TOKENS, "tag": TOKENS, "error": ERRORS, "transition": TRANSITIONS}
@@ -84,7 +84,7 @@ def _fold_event(delta: Delta, frame: Frame, event: Event) -> None:
 
 def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> None:
     # Written out: this is most of what a worker does.
-    model = event.response_model or event.model
+    model = event.model or event.response_model
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status)))
     get = cell.get
     cell[REQUESTS] = get(REQUESTS, 0) + 1

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from consumers.catalogue import Catalogue, Pricer, estimate_usd
 from consumers.pricing import PriceBook, Priced, PricingError, price
-from pipeline.events import UsageEvent
+from pipeline.events import Status, UsageEvent
 from pipeline.units import usd_to_nano
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -412,3 +412,13 @@ def test_a_model_that_is_no_name_has_no_estimate() -> None:
 def test_an_estimate_of_nothing_is_zero() -> None:
     """A known model without tokens costs 0.0, and that is an answer."""
     assert estimate_usd("gpt-4", 0, 0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [("ok", "no_tokens"), ("interrupted", "no_tokens"), ("cancelled", "no_tokens"), ("error", "")]
+)
+def test_a_request_without_tokens_is_free_only_where_it_failed(status: Status, reason: str) -> None:
+    """Nobody has told what an answer without tokens cost: it is unpriced, and never $0."""
+    pricer = Pricer(Catalogue(), PriceBook())
+    priced = pricer.price(UsageEvent(1_790_000_000_000_000, model="gpt-4o", provider="openai", status=status))
+    assert (priced.reason, priced.nano_usd) == (reason, None if reason else 0)
