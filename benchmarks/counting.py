@@ -84,11 +84,11 @@ def measure(run: Run) -> None:
 
 
 def _load(run: Run, load: Load, wanted: int) -> None:
-    some = _events(load, wanted)
+    some = make_events(load, wanted)
     for handlers in (("metrics",), ("metrics", "cost")):
         with real_server(aof=True) as server:
             run.server = server.about
-            _fill(run, server, some)
+            fill(run, server, some)
             name = f"{' and '.join(handlers)}, {load.name}"
             say(f"  {name}")
             server_s, own_s, wall_s = server.cpu_s(), time.process_time(), time.perf_counter()
@@ -156,7 +156,8 @@ def _read_only(run: Run, server: RealServer, load: Load, wanted: int) -> None:
     run.figure(f"the same frames read and decoded, {load.name}", rate, "events/s", wanted)
 
 
-def _events(load: Load, count: int) -> list[Event]:
+def make_events(load: Load, count: int) -> list[Event]:
+    """Return events of a load, dated over the last minute."""
     dice = random.Random(SEED)  # noqa: S311 - repeatable on purpose
     sessions = [new_session() for _ in range(load.sessions)]
     agents, states = 10, max(1, load.cells // 50)
@@ -191,7 +192,8 @@ def _events(load: Load, count: int) -> list[Event]:
     return found
 
 
-def _fill(run: Run, server: RealServer, some: Sequence[Event]) -> None:
+def fill(run: Run, server: RealServer, some: Sequence[Event]) -> None:
+    """Append events in full frames, round about the partitions, under a producer of their own."""
     encoder = FrameEncoder(Resource(service="bench", version="1", environment="test"))
     producer, size = new_session(), limits.MAX_FRAME_EVENTS
     frames = [

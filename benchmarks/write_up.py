@@ -20,6 +20,9 @@ TITLES: Final = {
     "middleware": "What the middleware costs",
     "loop_lag": "What an event loop feels",
     "throughput": "Events a second, one process",
+    "counting": "What one worker counts",
+    "backlog": "Backlogs, and several workers",
+    "visible": "From the call to the report",
     "memory": "Redis memory an event",
     "import_time": "Import time",
 }
