@@ -49,6 +49,7 @@ class DrainMiddleware:
         if scope["type"] == "lifespan":
             await _Lifespan(self._app, receive, send, self._drain).serve(scope)
         else:
+            self._telemetry.notice_off()
             await self._app(scope, receive, send)
 
     async def _drain(self) -> None:

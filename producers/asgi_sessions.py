@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from urllib.parse import parse_qs
 
 from pipeline.errors import SettingsError
+from pipeline.log import say
 from producers.asgi import App, DrainMiddleware, Receive, Scope, Send
 from producers.exceptions import for_log
 from producers.telemetry import Telemetry
@@ -73,6 +74,7 @@ class SessionMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._drained(scope, receive, send)
             return
+        self._telemetry.notice_off()
         session = self._read("session", scope)
         with self._telemetry.session_context(
             session or "", self._read("user", scope), tenant=self._read("tenant", scope)
@@ -85,8 +87,8 @@ class SessionMiddleware:
                 found = read(scope)
             except Exception as error:  # noqa: BLE001 - the request goes on without it
                 # A function of the application's, or a header that is none. No traceback: it would quote what was read.
-                extra = {"of": name, "error": for_log(error, self._telemetry.redactor)}
-                LOG.warning("who a request is about could not be read", extra=extra)
+                what = for_log(error, self._telemetry.redactor)
+                say(LOG, logging.WARNING, "who a request is about could not be read", of=name, error=what)
                 continue
             if found:
                 return str(found)

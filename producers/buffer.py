@@ -23,6 +23,7 @@ from typing import Final
 
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent, check_event
 from producers.ledger import Ledger
+from producers.refusals import what_is_wrong
 
 MAX_EVENT_CHARS: Final = 4096
 """Characters of one event's strings that the buffer takes as they are; more is cut first."""
@@ -98,7 +99,7 @@ class Buffer:
         """
         kind = KINDS.get(type(event))
         if kind is None:
-            self.ledger.invalid("unknown", "type")
+            self.ledger.invalid("unknown", "type", why=f"an event is wanted, not {type(event).__name__}")
             return False
         try:
             chars = event_chars(event)
@@ -106,8 +107,8 @@ class Buffer:
                 event = _shortened(event)
                 chars = event_chars(event)
             excess = 0 if chars <= SMALL_EVENT_CHARS else max(0, _event_bytes(event) - SLOT_BYTES)
-        except Exception:  # noqa: BLE001 - whatever an application passes, its call must not raise
-            self.ledger.invalid(kind, "arguments")
+        except Exception as error:  # noqa: BLE001 - whatever an application passes, its call must not raise
+            self.ledger.invalid(kind, "arguments", why=what_is_wrong(error, {}))
             return False
         return self._put(event, kind, excess)
 

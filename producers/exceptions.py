@@ -2,18 +2,24 @@
 
 import re
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from pipeline.events import Status
 from pipeline.redact import Redactor
 
+if TYPE_CHECKING:
+    from types import MemberDescriptorType
+
 _CANCELLED = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt", "SystemExit"})
 """By name, so that neither asyncio nor trio is imported for it."""
 
-_CLIENT_LEFT = frozenset({"WebSocketDisconnect", "ClientDisconnect", "ClientDisconnected", "ConnectionClosedOK"})
-"""What Starlette, uvicorn and websockets raise when the other side goes; by name too."""
+_CLIENT_LEFT = frozenset(
+    {"GeneratorExit", "WebSocketDisconnect", "ClientDisconnect", "ClientDisconnected", "ConnectionClosedOK"}
+)
+"""What a generator, Starlette, uvicorn and websockets raise when the other side goes; by name too."""
 
 _ANSWERS = frozenset({"HTTPException", "WebSocketException"})
 """How Starlette and FastAPI answer by an exception: below 500 it says what the client did, not that we failed."""
@@ -25,8 +31,8 @@ def status_of(error: BaseException | None) -> Status:
     """Return how something ended that raised `error`: cancelled, left by its client, or answered is no error."""
     if error is None:
         return "ok"
-    if isinstance(error, GeneratorExit):
-        return "interrupted"
+    if _is_group(error):
+        return _status_of_group(error)
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _CANCELLED:
         return "cancelled"
@@ -37,8 +43,49 @@ def status_of(error: BaseException | None) -> Status:
     return "error"
 
 
+def _status_of_group(error: BaseException) -> Status:
+    """Return what the leaves of a group say together: one that failed, and it failed."""
+    found: list[Status] = [status_of(leaf) for leaf in leaves_of(error) if leaf is not error]
+    return "error" if "error" in found or not found else found[0]
+
+
+_MOST_LEAVES: Final = 10_000
+"""Parts of a group that are looked at: more tasks than fail at once."""
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return what a group is made of, however deep; of anything else itself. Never raises."""
+    if not _is_group(error):
+        return [error]
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [error]
+    for _ in range(_MOST_LEAVES):
+        if not waiting:
+            break
+        one = waiting.pop()
+        parts = _parts_of(one)
+        waiting += reversed(parts)
+        if not parts:
+            leaves.append(one)
+    return leaves
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)  # its real class, whatever it says of itself
+
+
+def _parts_of(error: BaseException) -> Sequence[BaseException]:
+    """Return the parts of a group as Python itself keeps them, whatever a class made of its attribute."""
+    return cast("Sequence[BaseException]", _EXCEPTIONS.__get__(error)) if _is_group(error) else ()
+
+
+_EXCEPTIONS: Final = cast("MemberDescriptorType", vars(BaseExceptionGroup)["exceptions"])
+
+
 def _is_an_answer(error: BaseException) -> bool:
-    status: object = getattr(error, "status_code", None)
+    status: object = None
+    with suppress(Exception):  # an exception's own attributes may do anything
+        status = getattr(error, "status_code", None)
     return not isinstance(status, int) or status < _SERVER_ERROR
 
 

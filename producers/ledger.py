@@ -6,16 +6,17 @@ counted on its own where it happens; none is computed from the others.
 
 import itertools
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from pipeline.redact import Redactor
-from producers.exceptions import for_log
 
 LOG: Final = logging.getLogger("sidestream")
+
+MOST_SAID: Final = 40
+"""Mistakes that are told apart and said in the log, in the life of a ledger: each is a line of the application's."""
 
 STUCK_S: Final = 5.0
 """How long a difference stands before it is put down to calls that an asynchronous exception ended half-way."""
@@ -84,6 +85,7 @@ class Ledger:
         self.appended = 0
         self.lost = 0
         self._losses: dict[tuple[str, str, str], int] = {}
+        self._refused: dict[tuple[str, str, str], int] = {}
         self._lock = threading.Lock()
         self._gap = 0
         self._gap_since_s: float | None = None
@@ -93,18 +95,38 @@ class Ledger:
         self._lose(("shed", kind, reason), events)
 
     def invalid(self, kind: str, reason: str, events: int = 1, *, why: str = "") -> None:
-        """Count events that can never be stored; say `why` the first time, or which exception is being handled."""
-        if self._lose(("invalid", kind, reason), events):
-            error = sys.exception()
-            why = self._redactor.redact(why) or ("" if error is None else for_log(error, self._redactor))
-            LOG.warning("telemetry refuses a call as invalid (%s, %s): %s", kind, reason, why)
+        """Count events that can never be stored, and say each mistake once.
 
-    def _lose(self, what: tuple[str, str, str], events: int) -> bool:
-        """Count a loss; return whether it is the first of its kind."""
+        Args:
+            kind: Of which kind they are.
+            reason: A word of low cardinality.
+            events: How many.
+            why: What is wrong; its first line counts.
+        """
+        self._lose(("invalid", kind, reason), events)
+        why = why.partition("\n")[0]
+        if (kind, reason, why) not in self._refused:  # what was said before has passed the redactor
+            why = self._redactor.redact(why)
         with self._lock:
-            before = self._losses.get(what, 0)
-            self._losses[what] = before + events
-        return before == 0
+            known = len(self._refused)
+            if known >= MOST_SAID and (kind, reason, why) not in self._refused:
+                why = ""
+            mistake = kind, reason, why
+            is_new = mistake not in self._refused
+            self._refused[mistake] = self._refused.get(mistake, 0) + events
+        if is_new and known < MOST_SAID:
+            LOG.warning("telemetry refuses a call as invalid (%s, %s): %s", kind, reason, why)
+        elif is_new and known == MOST_SAID:
+            LOG.warning("telemetry refuses more calls as invalid than are said here; `statistics()` counts them")
+
+    def refusals(self) -> dict[tuple[str, str, str], int]:
+        """Return the events refused as invalid, by kind, reason and what is wrong; beyond `MOST_SAID` that is empty."""
+        with self._lock:
+            return dict(self._refused)
+
+    def _lose(self, what: tuple[str, str, str], events: int) -> None:
+        with self._lock:
+            self._losses[what] = self._losses.get(what, 0) + events
 
     def counts(self, buffered: int) -> Counts:
         """Return the terms as they stand; they agree only when no call is under way (see `settled`)."""
@@ -153,5 +175,5 @@ class Ledger:
         elif self._gap_since_s is None or gap != self._gap:
             self._gap, self._gap_since_s = gap, now_s
         elif now_s - self._gap_since_s >= STUCK_S:
-            self.invalid("unknown", "interrupted", gap)
+            self.invalid("unknown", "interrupted", gap, why="an exception from outside ended the call half-way")
             self._gap_since_s = None

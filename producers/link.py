@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.connection import RedisSettings, Reply, Server, server_facts
 from pipeline.errors import SidestreamError, UnreachableError
 from pipeline.keys import Keys
+from pipeline.log import say
 from pipeline.presence import agree_partitions
 
 LOG: Final = logging.getLogger("sidestream")
@@ -72,7 +73,7 @@ class Connector:
             return  # a user who may not ask for INFO may still append
         self._inspected = True
         for problem in server_facts(info).problems():
-            LOG.warning("this Redis is not fit to carry telemetry", extra={"problem": problem})
+            say(LOG, logging.WARNING, "this Redis is not fit to carry telemetry", problem=problem)
 
     def disconnect(self) -> None:
         """Close the connection; the next try opens another."""

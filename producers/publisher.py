@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pipeline import limits
+from pipeline.log import say
 from pipeline.presence import OpenOperation
 from producers import clock
 from producers.buffer import NEVER, Buffer
@@ -158,10 +159,13 @@ class Publisher:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         if not clean:
             left = self.statistics()
-            LOG.error(
-                "telemetry closes before everything was appended: %d events are left",
-                left.buffered + left.in_flight + left.unknown,
-                extra={"buffered": left.buffered, "in_flight": left.in_flight, "unknown": left.unknown},
+            say(
+                LOG,
+                logging.ERROR,
+                "telemetry closes before everything was appended, and these events are left",
+                buffered=left.buffered,
+                in_flight=left.in_flight,
+                unknown=left.unknown,
             )
         return clean
 

@@ -71,6 +71,7 @@ class ModelRequest:
     def __enter__(self) -> Self:
         telemetry = self._telemetry
         if not telemetry.enabled:
+            telemetry.notice_off()
             return self
         self._outer = RUN.get()
         self._agent = self._agent or self._outer.agent

@@ -3,10 +3,12 @@
 Keeps: entering and leaving never raise, and never swallow what the application raises.
 """
 
+import functools
+import inspect
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar, cast
 
 from pipeline import limits
 from pipeline.presence import OpenOperation
@@ -129,8 +131,15 @@ class SessionContexts:
         return SessionContext(self._telemetry, session, carried.user, carried.tenant, carried.tags, carried.state)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
 class Operation:
-    """Times what happens inside; may be entered once. `operation_id` and `run_id` are there once it has been."""
+    """Times what happens inside; may be entered once. `operation_id` and `run_id` are there once it has been.
+
+    As a decorator it times each call of a function, async or not, as an operation of its own.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -159,6 +168,7 @@ class Operation:
     def __enter__(self) -> Self:
         telemetry = self._telemetry
         if not telemetry.enabled:
+            telemetry.notice_off()
             return self
         outer = self._outer = RUN.get()
         self._agent = self._agent or outer.agent
@@ -196,6 +206,42 @@ class Operation:
             run_id=self.run_id,
             parent_id=self._outer.operation_id,
         )
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return `function` with each of its calls timed.
+
+        Raises:
+            TypeError: It is a generator, whose call only makes it: put `with` around what it does.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("operation: a generator's call only makes it; use `with operation(…):` inside")
+
+        def again() -> Operation:
+            return Operation(self._telemetry, self._name, self.kind, self._agent)
+
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
+                with again():
+                    return await cast("Awaitable[object]", function(*args, **kwargs))
+
+            return cast("Callable[P, R]", awaited)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with again():
+                return function(*args, **kwargs)
+
+        return called
 
     def open_operation(self) -> OpenOperation:
         """Say what it is, while it is open."""

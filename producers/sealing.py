@@ -15,6 +15,7 @@ from pipeline.events import Event, Origin, Resource, check_event
 from pipeline.wire import Codec, FrameEncoder
 from producers.accumulator import OpenFrame, Piece
 from producers.buffer import KINDS
+from producers.refusals import half_character
 
 PIECE_EVENTS: Final = limits.MAX_FRAME_EVENTS // 2
 """Two fill a frame: a backlog leaves in frames that are quite full."""
@@ -68,20 +69,21 @@ class Sealer:
             # Proven before it is compressed: what zstd does with bytes does not depend on what they say.
             data = self._encoder.encode_piece(events)
             self._encoder.check_piece(data, len(events))
-        except _UNWRITABLE:
+        except _UNWRITABLE as error:
             if checked:
-                self._halve(events, encoded, "unstorable")
+                self._halve(events, encoded, "unstorable", half_character(events[0]) or str(error))
             else:
                 self._encode(_checked(events, encoded), encoded, checked=True)
             return
         if len(data) > (PIECE_BYTES if len(events) > 1 else limits.TARGET_EXPANDED_BYTES):
-            self._halve(events, encoded, "too_large")
+            self._halve(events, encoded, "too_large", "the event alone is larger than a frame may be")
         else:
             encoded.pieces.append(Piece(len(events), data))
 
-    def _halve(self, events: list[Event], encoded: Encoded, reason: str) -> None:
+    def _halve(self, events: list[Event], encoded: Encoded, reason: str, why: str) -> None:
+        """Encode each half by itself; of one event that is left alone, say why it cannot be stored."""
         if len(events) == 1:
-            encoded.invalid.append((KINDS[type(events[0])], reason, "the event alone is larger than a frame may be"))
+            encoded.invalid.append((KINDS[type(events[0])], reason, why))
             return
         middle = len(events) // 2
         self._encode(events[:middle], encoded, checked=True)

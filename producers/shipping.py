@@ -23,6 +23,7 @@ from pipeline import limits
 from pipeline.errors import RefusedError, SidestreamError, UnknownOutcomeError, UnreachableError
 from pipeline.events import Origin
 from pipeline.keys import Keys
+from pipeline.log import say
 from pipeline.presence import OpenOperation
 from pipeline.retry import Breaker
 from producers.appending import append_frames
@@ -304,7 +305,7 @@ class Shipper:
 
     def _conclude(self, outcome: Outcome, now_s: float) -> None:
         if outcome.lost:
-            LOG.error("Redis has lost events that it had acknowledged", extra={"events": outcome.lost})
+            say(LOG, logging.ERROR, "Redis has lost events that it had acknowledged", events=outcome.lost)
         if outcome.refused and self._spool is not None:
             self._spool.set_aside(outcome.refused, "refused")
         if outcome.set_aside:
@@ -316,7 +317,7 @@ class Shipper:
 
     def _report_set_aside(self, events: int, why: str) -> None:
         if not self.set_aside:
-            LOG.error("frames were set aside that can never be sent", extra={"reason": why, "events": events})
+            say(LOG, logging.ERROR, "frames were set aside that can never be sent", events=events, reason=why)
         self.set_aside += events
 
     # Trouble
@@ -327,7 +328,8 @@ class Shipper:
     def _pause(self, error: SidestreamError, now_s: float) -> None:
         if error.code == "script_missing":
             return  # the next try sends the text
-        self._last_error = f"{error.code}: {self._settings.redact.redact(str(error), 200)}"
+        text = self._settings.redact.redact(str(error), 200)
+        self._last_error = f"{error.code}: {text}"
         refused = isinstance(error, RefusedError)
         draw = random.random()  # noqa: S311 - spreads tries, guards nothing
         self._breaker.failed(now_s, draw, least_s=REFUSED_PAUSE_S if refused else 0.0)
@@ -335,15 +337,12 @@ class Shipper:
             self._connector.disconnect()
         if not self._warned or (refused and self._warned != error.code):
             self._warned = error.code
-            LOG.warning(
-                "telemetry waits for Redis; events are buffered and the application goes on: %s",
-                self._last_error,
-                extra={"code": error.code, "error": self._last_error},
-            )
+            sentence = "telemetry waits for Redis; events are buffered and the application goes on"
+            say(LOG, logging.WARNING, sentence, code=error.code, error=text)
 
     def _recover(self) -> None:
         if self._warned:
-            LOG.info("Redis is back; telemetry flows again", extra={"failures": self._breaker.failures})
+            say(LOG, logging.INFO, "Redis is back; telemetry flows again", failures=self._breaker.failures)
         self._warned = ""
         self._breaker.succeeded()
 

@@ -25,6 +25,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pipeline.errors import SidestreamError
+from pipeline.log import say
 from producers.delivery import MAX_BATCH_BYTES, Delivery, Sending
 from producers.spool_file import (
     Owner,
@@ -189,7 +190,7 @@ class Spool:
     def _warn(self, error: SidestreamError, what: str) -> None:
         if self._warned != error.code:
             self._warned = error.code
-            LOG.warning(what, extra={"code": error.code, "error": str(error), "folder": str(self._settings.folder)})
+            say(LOG, logging.WARNING, what, folder=self._settings.folder, code=error.code, error=error)
 
     def close(self, delivery: Delivery) -> None:
         """Leave the file to a successor, or remove it if everything in it was delivered."""
@@ -204,7 +205,7 @@ class Spool:
             else:
                 frames, events, _ = delivery.stored_totals()
                 file.close()
-                LOG.info("frames stay in the spool for the next process", extra={"frames": frames, "events": events})
+                say(LOG, logging.INFO, "frames stay in the spool for the next process", frames=frames, events=events)
         except SidestreamError as error:
             self._warn(error, "the spool could not be closed well; its file stays")
 
@@ -251,7 +252,7 @@ def keep_aside(file: SpoolFile, sendings: Sequence[Sending], reason: str) -> Non
     try:
         file.set_aside([sending.ordinal for sending in sendings], "expired" if reason == "expired" else "refused")
     except SidestreamError as error:
-        LOG.warning("frames could not be set aside", extra={"code": error.code, "error": str(error)})
+        say(LOG, logging.WARNING, "frames could not be set aside", code=error.code, error=error)
 
 
 def finish_file(file: SpoolFile) -> Path | None:

@@ -31,6 +31,7 @@ from msgspec import Struct
 
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
+from pipeline.log import say
 from pipeline.presence import Acknowledged, Presence, PresenceWriter, agree_partitions, read_last_word
 from producers import clock
 from producers.appending import append_frames
@@ -152,7 +153,7 @@ class Recovery:
             raise
         delivery = Delivery(owner.producer, age_s=self._age_s)
         delivery.inherit(totals.first, totals.last, totals.frames, totals.events)
-        LOG.info("a producer that is gone left frames in the spool", extra={"frames": totals.frames})
+        say(LOG, logging.INFO, "a producer that is gone left frames in the spool", frames=totals.frames)
         return _Estate(file, owner, delivery, partitions, aside=[])
 
     def _advance(self, server: "Server", estate: _Estate, now_s: float) -> None:
@@ -202,9 +203,9 @@ class Recovery:
         )
         self.done.append(done)
         if aside:
-            LOG.error("frames in the spool can never be sent", extra=msgspec.structs.asdict(done))
+            say(LOG, logging.ERROR, "frames in the spool can never be sent", **msgspec.structs.asdict(done))
         else:
-            LOG.info("the spool of a producer that is gone was sent", extra=msgspec.structs.asdict(done))
+            say(LOG, logging.INFO, "the spool of a producer that is gone was sent", **msgspec.structs.asdict(done))
 
     def _restate(self, server: "Server", estate: _Estate) -> None:
         owner = estate.owner
@@ -233,16 +234,21 @@ class Recovery:
         return int(server.call("HGET", self._keys.partition(number).fence(producer), "next") or 0)
 
     def _condemn(self, file: SpoolFile, error: SidestreamError) -> None:
-        extra = {"file": str(file.path), "error": str(error)}
+        about: dict[str, object] = {"file": file.path, "error": error}
         try:
-            extra["kept"] = str(file.rename("broken"))
+            about["kept"] = file.rename("broken")
         except SidestreamError:
             self._passed_over.add(file.path.name)
-        LOG.error("a file of the spool is damaged; it is kept aside, and what it held is not sent", extra=extra)
+        say(
+            LOG,
+            logging.ERROR,
+            "a file of the spool is damaged; it is kept aside, and what it held is not sent",
+            **about,
+        )
 
     def _pass_over(self, path: Path, error: SidestreamError) -> None:
         self._passed_over.add(path.name)
-        LOG.warning("a file of the spool is not for this process", extra={"file": str(path), "error": str(error)})
+        say(LOG, logging.WARNING, "a file of the spool is not for this process", file=path, error=error)
 
     def close(self) -> None:
         """Let go of the file that is being drained; the next process goes on."""

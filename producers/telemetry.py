@@ -16,7 +16,8 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Literal, TypedDict, Unpack
 
 import msgspec
@@ -32,6 +33,7 @@ from producers.exceptions import own_words, type_name
 from producers.inflight import OpenOperations
 from producers.ledger import Counts, Ledger
 from producers.publisher import Publisher
+from producers.refusals import what_is_wrong
 from producers.requests import ModelRequest
 from producers.scopes import Operation, SessionContexts
 from producers.sessions import SessionMemory
@@ -99,6 +101,8 @@ class Telemetry:
         """Makes contexts that tag events with a session and a user; see there."""
         self.holding = False
         """Whether what is reported is held for a test."""
+        self.when_forgotten: Callable[[], None] | None = None
+        """Called once, by the first call that reports while nobody has configured anything."""
         self._on = False
         self._begin()
         self._on = settings is not None
@@ -124,6 +128,7 @@ class Telemetry:
             importlib.import_module("producers.spool_recovery")  # SQLite is for those who spool
 
         self.close()
+        self.when_forgotten = None
         self._settings = settings
         self._find_url = find_url
         self._begin()
@@ -152,12 +157,20 @@ class Telemetry:
     def release(self) -> None:
         """Forget what was held, and switch it off."""
         self._on = self.holding = False
+        self.when_forgotten = None  # what is tested need not be configured
         self._settings = self._before_held
         self._begin()
 
     def after_fork(self) -> None:
         """Begin as a process of its own; called in the forked child, which has no other thread."""
         self._begin()
+
+    def notice_off(self) -> None:
+        """Tell, the first time that something would be reported, if nobody has configured anything."""
+        tell, self.when_forgotten = self.when_forgotten, None
+        if tell is not None and not self._on:
+            with suppress(Exception):  # a logger of the application's may do anything
+                tell()
 
     @property
     def enabled(self) -> bool:
@@ -220,9 +233,12 @@ class Telemetry:
             **details: Any other field of `UsageEvent`.
 
         Returns:
-            Whether it was buffered.
+            Whether it was buffered. Numbers are looked at when it is sent: what is buffered may still be refused, and
+            is counted `invalid` then.
         """
         if not self._on:
+            if self.when_forgotten is not None:
+                self.notice_off()
             return False
         # The fields most calls fill are parameters, the others come as a dictionary: Python pays for each parameter
         # that a call leaves out. `Buffer.offer` stands here in line for the same reason.
@@ -275,8 +291,16 @@ class Telemetry:
                 if waiting >= buffer.ring_at:
                     buffer.wake()
                 return True
-        except Exception:  # noqa: BLE001 - the application's call must not fail for its telemetry
-            buffer.ledger.invalid("usage", "arguments")
+        except Exception as error:  # noqa: BLE001 - the application's call must not fail for its telemetry
+            texts = {
+                "agent": agent,
+                "model": model,
+                "provider": provider,
+                "response_model": response_model,
+                "finish_reason": finish_reason,
+                "status": status,
+            }
+            buffer.ledger.invalid("usage", "arguments", why=what_is_wrong(error, texts))
             return False
         buffer.refuse("usage")
         return False
@@ -300,12 +324,14 @@ class Telemetry:
             "reasoning_tokens": reasoning_tokens,
         }
         if "tools" in fields:
-            fields["tools"] = _strings(fields["tools"])
+            fields["tools"] = _strings("tools", fields["tools"])
         return self._buffer.offer(UsageEvent(**fields))  # pyright: ignore[reportArgumentType] - proven when sealed
 
     def emit(self, event: Event) -> bool:
         """Take an event as it is, but for secrets in the message of an error; return whether it was buffered."""
         if not self._on:
+            if self.when_forgotten is not None:
+                self.notice_off()
             return False
         self._count()
         return self._offer_error(event) if isinstance(event, ErrorEvent) else self._buffer.offer(event)
@@ -337,6 +363,8 @@ class Telemetry:
             Whether it was buffered.
         """
         if not self._on:
+            if self.when_forgotten is not None:
+                self.notice_off()
             return False
         try:
             if isinstance(error, BaseException) and not report_once(error):
@@ -355,8 +383,9 @@ class Telemetry:
                 "operation": _cut(operation),
             }
             event = ErrorEvent(**fields)  # pyright: ignore[reportArgumentType] - proven when sealed
-        except Exception:  # noqa: BLE001 - see usage
-            self._buffer.ledger.invalid("error", "arguments")
+        except Exception as fault:  # noqa: BLE001 - see usage
+            texts = {"code": code, "agent": agent, "model": model, "operation": operation}
+            self._refuse("error", fault, texts)
             return False
         return self._offer_error(event)
 
@@ -366,10 +395,20 @@ class Telemetry:
             message = self._settings.redact.redact(event.message, limits.MAX_MESSAGE_CHARS)
             if message != event.message:
                 event = msgspec.structs.replace(event, message=message)
-        except Exception:  # noqa: BLE001 - see usage
-            self._buffer.ledger.invalid("error", "arguments")
+        except Exception as fault:  # noqa: BLE001 - see usage
+            self._refuse("error", fault, {"message": event.message})
             return False
         return self._buffer.offer(event)
+
+    def _refuse(self, kind: str, fault: Exception, texts: Mapping[str, object]) -> None:
+        self._buffer.ledger.invalid(kind, "arguments", why=what_is_wrong(fault, texts))
+
+    def refusals(self) -> list[str]:
+        """Return what was refused as invalid, and why, each mistake once with how often: `2 x usage:arguments: …`."""
+        return [
+            f"{events} x {kind}:{reason}" + (f": {why}" if why else "")
+            for (kind, reason, why), events in self._buffer.ledger.refusals().items()
+        ]
 
     def track_state_transition(self, from_state: str, to_state: str, session_id: str | None = None) -> bool:
         """Report that a session left one state for another; its later events say the new one.
@@ -386,6 +425,8 @@ class Telemetry:
             Whether it was buffered.
         """
         if not self._on:
+            if self.when_forgotten is not None:
+                self.notice_off()
             return False
         self._count()
         try:
@@ -393,14 +434,17 @@ class Telemetry:
             session = context.session if session_id is None else _cut(session_id)
             now_us = _now_ns() // 1000
             event = self._transition(_cut(from_state), _cut(to_state), session, context, now_us)
-        except Exception:  # noqa: BLE001 - see usage
-            self._buffer.ledger.invalid("transition", "arguments")
+        except Exception as fault:  # noqa: BLE001 - see usage
+            texts: dict[str, object] = {"from_state": from_state, "to_state": to_state}
+            self._refuse("transition", fault, texts if session_id is None else {**texts, "session_id": session_id})
             return False
         return self._buffer.offer(event)
 
     def _transition(self, from_state: str, to_state: str, session: str, context: Context, now_us: int) -> Event:
-        if not to_state or not session:
-            raise ValueError
+        if not session:
+            raise ValueError("there is no session: give session_id, or use session_context")
+        if not to_state:
+            raise ValueError("to_state: it is empty")
         lasted_us, visit = self._sessions.move(session, from_state, to_state, now_us)
         same = context.session == session
         move_state(session, to_state)
@@ -446,6 +490,8 @@ class Telemetry:
             **details: Who it is about, where the running context does not say it.
         """
         if not self._on:
+            if self.when_forgotten is not None:
+                self.notice_off()
             return False
         self._count()
         try:
@@ -460,15 +506,21 @@ class Telemetry:
                 "operation_id": operation_id or self.new_id(),
             }
             event = OperationEvent(**fields)  # pyright: ignore[reportArgumentType] - proven when sealed
-        except Exception:  # noqa: BLE001 - see usage
-            self._buffer.ledger.invalid("operation", "arguments")
+        except Exception as fault:  # noqa: BLE001 - see usage
+            self._refuse("operation", fault, {"name": name, "agent": agent, "error_type": error_type})
             return False
         return self._buffer.offer(event)
 
     # Scopes
 
     def operation(self, name: str, *, kind: Literal["run", "tool", "step"] = "step", agent: str = "") -> Operation:
-        """Return a context manager that times what happens inside it, and is the parent of its events.
+        """Return what times what happens inside it, and is the parent of its events: `with`, `async with`, a decorator.
+
+            with sidestream.operation("render") as step:
+                ...
+
+            @sidestream.operation("render")  # each call by itself; of an async function until it is awaited
+            def render(deck): ...
 
         An exception ends it as `error` and is reported once, at the innermost operation; a cancelled one is no error.
 
@@ -583,13 +635,13 @@ def _about(details: UsageDetails | EventDetails) -> dict[str, object]:
         "trace_id": run.trace_id,
     }
     fields |= details
-    fields["tags"] = _strings(fields["tags"])
+    fields["tags"] = _strings("tags", fields["tags"])
     return fields
 
 
-def _strings(value: object) -> tuple[object, ...]:
+def _strings(name: str, value: object) -> tuple[object, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError
+        raise TypeError(f"{name}: several texts are wanted, not {type(value).__name__}")
     return tuple(itertools.islice(value, limits.MAX_TOOLS))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 

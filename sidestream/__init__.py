@@ -7,8 +7,9 @@
     with sidestream.session_context("session-1", "user-1"):
         ...  # agents run; every request, run and tool call becomes an event
 
-`configure` raises on a wrong setting; nothing else here ever raises, waits for Redis, or does anything at all before
-`configure` was called.
+`configure` raises on a wrong setting, a middleware on a source that it cannot read. No other call raises that fits its
+signature, whatever the arguments hold; one that does not fit is Python's own TypeError. Only `flush` and `close` wait
+for Redis. Before `configure` nothing is done, but that one warning says so.
 """
 
 # ruff: noqa: E402 - the neighbours are looked at before one of them is imported
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pipeline.errors import SettingsError, SidestreamError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from pipeline.log import say
 from producers.asgi import App
 from producers.asgi import DrainMiddleware as _DrainMiddleware
 from producers.asgi_sessions import SessionMiddleware as _SessionMiddleware
 from producers.responses import anthropic_usage, openai_usage
 from producers.telemetry import Telemetry
-from sidestream.settings import load_settings, read_setting
+from sidestream.settings import load_settings, read_setting, switched_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +62,14 @@ statistics: Final = _default.statistics
 def default_telemetry() -> Telemetry:
     """Return the process's telemetry, on which the functions of this module act."""
     return _default
+
+
+def _say_not_configured() -> None:
+    if not switched_off():
+        _LOG.warning("nothing is configured: call sidestream.configure(service=...); until then nothing is reported")
+
+
+_default.when_forgotten = _say_not_configured
 
 
 class _Told:
@@ -149,6 +159,7 @@ def configure(  # noqa: PLR0913 - the settings, each by its name
         return _default
     settings = load_settings({name: value for name, value in given.items() if value is not None})
     with _configuring:
+        _default.when_forgotten = None
         if settings.enabled:
             _default.configure(settings.publish, _finder(settings.redis_url))
         else:
@@ -187,7 +198,7 @@ def configure_logfire(force: bool = False) -> bool:
             try:
                 configure()
             except SidestreamError as wrong:
-                _LOG.warning("telemetry is not configured", extra={"error": str(wrong)})
+                say(_LOG, logging.WARNING, "telemetry is not configured", error=wrong)
         _Told.logfire = set_up_logfire(_default.service)
         return _Told.logfire
 
@@ -202,7 +213,7 @@ def instrument_pydantic_ai() -> bool:
     try:
         from producers.pydantic_ai import instrument  # noqa: PLC0415 - only for those who call it
     except ImportError as missing:
-        _LOG.warning("pydantic-ai cannot be observed", extra={"error": str(missing)})
+        say(_LOG, logging.WARNING, "pydantic-ai cannot be observed", error=missing)
         return False
     return instrument(_default)
 
@@ -270,7 +281,7 @@ def instrument_celery(app: object = None) -> bool:
     try:
         from producers.celery import instrument  # noqa: PLC0415 - only for those who call it
     except ImportError as missing:
-        _LOG.warning("celery cannot be observed", extra={"error": str(missing)})
+        say(_LOG, logging.WARNING, "celery cannot be observed", error=missing)
         return False
     return instrument(_default)
 

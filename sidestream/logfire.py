@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.log import say
+
 LOG: Final = logging.getLogger("sidestream")
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
@@ -70,7 +72,7 @@ def set_up_logfire(service: str) -> bool:
     try:
         settings = read_logfire_settings(os.environ)
     except ValueError as error:
-        LOG.warning("Logfire is not configured: a setting is wrong", extra={"error": str(error)})
+        say(LOG, logging.WARNING, "Logfire is not configured: a setting is wrong", error=error)
         return False
     if not settings.token:
         LOG.warning("LOGFIRE_TOKEN is not set: nothing goes to Logfire, everything else goes on")
@@ -80,7 +82,7 @@ def set_up_logfire(service: str) -> bool:
     try:
         _configure_sdk(settings, service)
     except Exception as error:  # noqa: BLE001 - whatever the SDK refuses, the application starts
-        LOG.warning("Logfire's SDK refused its configuration", extra={"error": str(error)})
+        say(LOG, logging.WARNING, "Logfire's SDK refused its configuration", error=error)
         return False
     return True
 

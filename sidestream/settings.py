@@ -48,6 +48,8 @@ HEALTH_VARIABLES: Final[Mapping[str, str]] = {
 }
 """Likewise: where a worker tells its health (`sidestream.health_settings`)."""
 
+_PREFIX: Final = "SIDESTREAM_"
+
 _OF_KUBERNETES: Final = re.compile(r"SIDESTREAM_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\w+)?)")
 """How Kubernetes tells every container of a service whose name begins with "sidestream"."""
 
@@ -261,16 +263,27 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, tuple[str, obje
     return found
 
 
+def switched_off(environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether the environment says that telemetry is off; what is no answer is for `load_settings` to refuse."""
+    text = (os.environ if environ is None else environ).get(KNOBS["enabled"].variables[0], "")
+    try:
+        return bool(text) and not _boolean(text)
+    except ValueError:
+        return False
+
+
 def _refuse_unknown(variables: Mapping[str, str]) -> None:
     """Refuse a variable that begins like ours and is none."""
     known = [variable for knob in KNOBS.values() for variable in knob.variables]
     known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE]
     known += [*WORKER_VARIABLES.values(), *HEALTH_VARIABLES.values()]
     for variable in variables:
-        if not variable.startswith("SIDESTREAM_") or variable in known or _OF_KUBERNETES.fullmatch(variable):
+        if not variable.startswith(_PREFIX) or variable in known or _OF_KUBERNETES.fullmatch(variable):
             continue
-        close = difflib.get_close_matches(variable, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+        # Compared without what all begin with, which would make every name a near one.
+        rests = {one.removeprefix(_PREFIX): one for one in known}
+        close = difflib.get_close_matches(variable.removeprefix(_PREFIX), rests, 1)
+        hint = f"did you mean {rests[close[0]]}?" if close else f"known are {', '.join(sorted(known))}"
         raise SettingsError(f"{variable}: there is no such setting; {hint}")
 
 

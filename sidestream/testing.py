@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import sidestream
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent, check_event
+from producers.refusals import half_character
 from producers.telemetry import Telemetry
 
 E = TypeVar("E", bound=Event)
@@ -70,12 +71,7 @@ class Captured:
         """What would be refused in production, and why; empty is good."""
         if self._kept is not None:
             return self._kept[1]
-        counts = self._telemetry.statistics()
-        refused = [
-            f"{events} x {name.removeprefix('invalid:')}"
-            for name, events in counts.losses.items()
-            if name.startswith("invalid:")
-        ]
+        refused = self._telemetry.refusals()
         return [*refused, *(event for event in map(_stored, self._held()) if isinstance(event, str))]
 
     def clear(self) -> None:
@@ -96,9 +92,11 @@ class Captured:
 def _stored(event: Event) -> Event | str:
     """Return an event as the wire hands it on, or why it cannot be stored."""
     try:
-        return check_event(event)
+        stored = check_event(event)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return f"{type(event).__name__}: {error}"
+    unwritable = half_character(stored)
+    return f"{type(event).__name__}: {unwritable}" if unwritable else stored
 
 
 @contextmanager
@@ -116,6 +114,7 @@ def capture(*, allow_invalid: bool = False) -> Generator[Captured]:
         InvalidEventsError: At the end of a block that raised nothing itself: something would be refused in production.
         RuntimeError: A block is open already.
     """
+    __tracebackhide__ = True  # pytest shows what is wrong, not where we say so
     telemetry = sidestream.default_telemetry()
     if telemetry.holding:
         raise RuntimeError("what is reported is being captured already; capture blocks do not nest")
@@ -124,7 +123,7 @@ def capture(*, allow_invalid: bool = False) -> Generator[Captured]:
     try:
         yield captured
         if captured.invalid and not allow_invalid:
-            raise InvalidEventsError("telemetry would refuse this in production: " + "; ".join(captured.invalid))
+            raise InvalidEventsError("telemetry would refuse this in production:\n  " + "\n  ".join(captured.invalid))
     finally:
         captured.keep()
         telemetry.release()

@@ -1,13 +1,14 @@
-"""The names of a marginal (runs, sessions) that rank highest in a range, and what is known of them.
+"""The names of a marginal (runs, sessions, errors) that rank highest in a range, and what is known of them.
 
 The 200 highest names are kept by window and partition; those with the highest sums are found from what each offers.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from consumers.reader import StateReader
-from consumers.state import Measures, merge
+from consumers.state import Caps, Measures, merge
 from consumers.values import unpack
 from consumers.windows import Window
 from pipeline.connection import Command, Reply
@@ -16,17 +17,27 @@ from pipeline.keys import UnitKeys
 _OFFERED: Final = 4
 """A window offers so many times what is asked for: a name may be high in the sum and nowhere the highest."""
 
+_RANKED: Final = Caps().ranked
 _AT_ONCE: Final = 500
 
 
-async def top_names(
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Names that windows offered, the highest rank first; `cut`: a window may have had more to offer."""
+
+    names: Sequence[str]
+    cut: bool
+
+
+async def ranked_names(
     reader: StateReader, handler: str, dimension: str, windows: Sequence[Window], most: int
-) -> list[str]:
-    """Return up to `most` names, the highest rank first.
+) -> Ranked:
+    """Return the names that windows offer where `most` are wanted, which are more than that where there are more.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
+    offered = most * _OFFERED
     replies = await _each_place(
         reader,
         handler,
@@ -35,7 +46,7 @@ async def top_names(
             "ZRANGE",
             unit.ranking(dimension, window[0].name, window[1]),
             0,
-            most * _OFFERED - 1,
+            offered - 1,
             "REV",
             "WITHSCORES",
         ],
@@ -45,7 +56,9 @@ async def top_names(
         for name, rank in zip(reply[::2], reply[1::2], strict=True):
             ranks[name] = ranks.get(name, 0) + float(rank)
     ordered = sorted(ranks, key=lambda name: (-ranks[name], name))
-    return [name.decode() for name in ordered[:most]]
+    # A ranking holds 200 names at most, and then nobody knows of others.
+    cut = any(len(reply) // 2 >= min(offered, _RANKED) for reply in replies)
+    return Ranked([name.decode() for name in ordered], cut)
 
 
 async def measures_of(  # noqa: PLR0913 - a query: of which state, when, whose, what

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
 from consumers.reader import Operation
 from consumers.state import OTHER
 from consumers.views.figures import Figures, Group, Timing, usd
-from consumers.views.report import ExpensiveRun, Range, Report, SessionRow
+from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Range, Report
 
 SCHEMA: Final = "sidestream.report/1"
 """Raised with any change that could break who reads it."""
@@ -41,9 +41,9 @@ class _Document:
             "as_of": _instant_ms(report.completeness.as_of_ms),
             "totals": self._figures(report.totals),
             "by": report.by,
-            "groups": [self._group(group) for group in report.groups]
-            if report.by != "session"
-            else [self._session(row) for row in report.sessions],
+            "groups": self._groups(),
+            "groups_left_out": {"count": report.left_out.count, "at_least": report.left_out.at_least},
+            "top_errors": [_error(row) for row in report.errors] if report.metrics_known else None,
             "expensive_operations": [self._expensive(run) for run in report.expensive] if report.cost_known else None,
             "slowest_operations": [_operation(operation) for operation in report.slowest]
             if report.metrics_known
@@ -94,12 +94,24 @@ class _Document:
             "unpriced_tokens": figures.unpriced_tokens,
         }
 
+    def _groups(self) -> list[dict[str, object]]:
+        report = self.report
+        match report.by:
+            case "session" | "user" | "tag":
+                return [self._row(row) for row in report.rows]
+            case "error":
+                return [_error(row) for row in report.errors]
+            case "agent" | "model" | "state":
+                return [self._group(group) for group in report.groups]
+            case _:
+                assert_never(report.by)
+
     def _group(self, group: Group) -> dict[str, object]:
         return {**_named(group.name), **self._figures(group.figures)}
 
-    def _session(self, row: SessionRow) -> dict[str, object]:
+    def _row(self, row: NameRow) -> dict[str, object]:
         return {
-            **_named(row.session),
+            **_named(row.name),
             "requests": row.requests,
             "tokens": row.total_tokens,
             "runs": row.runs,
@@ -152,6 +164,10 @@ class _Document:
 
 def _named(name: str) -> dict[str, object]:
     return {"name": name, "over_cap": name == OTHER}
+
+
+def _error(row: ErrorRow) -> dict[str, object]:
+    return {**_named(row.name), "errors": row.errors, "share": row.share}
 
 
 def _money(nano_usd: int | None) -> dict[str, object]:

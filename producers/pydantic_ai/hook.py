@@ -17,6 +17,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
 
+from pipeline.log import say
 from producers.pydantic_ai import embeddings, images
 from producers.pydantic_ai.doors import Door
 from producers.pydantic_ai.recorder import Recorder
@@ -109,7 +110,8 @@ class Hook:
         Agent.instrument_all(self.watching(_settings(getattr(Agent, _SLOT))))
         self.unseen = tuple(door.behind for door in self._doors if not door.open())
         if self.unseen:
-            _log.warning("this version of pydantic-ai is not observed completely", extra={"unseen": self.unseen})
+            unseen = ", ".join(self.unseen)
+            say(_log, logging.WARNING, "this version of pydantic-ai is not observed completely", unseen=unseen)
 
     def remove(self) -> None:
         """Take out what is still ours."""

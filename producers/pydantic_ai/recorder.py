@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline.events import Event
+from pipeline.log import say
 from producers.exceptions import fault
 from producers.inflight import OpenOperations
 from producers.pydantic_ai.facts import Asked
@@ -57,7 +58,7 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - the application's run is protected here, and only here
             self.faults += 1
             if self.faults == 1:
-                _log.warning("capturing from pydantic-ai failed, the run goes on", extra={"fault": fault(error)})
+                say(_log, logging.WARNING, "capturing from pydantic-ai failed, the run goes on", fault=fault(error))
             return None
 
     def start(self, name: str, attributes: dict[str, object]) -> Watch | None:

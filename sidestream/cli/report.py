@@ -1,6 +1,6 @@
 """`sidestream report`: tokens, cost, requests, errors and response times."""
 
-from typing import Annotated
+from typing import Annotated, Final, get_args
 
 import msgspec
 import typer
@@ -12,11 +12,13 @@ from pipeline.units import parse_duration_s
 from sidestream.cli.report_text import report_text
 from sidestream.cli.session import AsJson, Namespace, Place, RedisUrl, console, open_session, print_json, run_async
 
+BYS: Final[tuple[str, ...]] = get_args(By)
+
 
 def report(
     *,
     since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d.")] = "24h",
-    by: Annotated[str, typer.Option(help="Break down by agent, model, state or session.")] = "agent",
+    by: Annotated[str, typer.Option(help=f"Break down by {', '.join(BYS[:-1])} or {BYS[-1]}.")] = "agent",
     most: Annotated[int, typer.Option(min=1, max=200, help="How many rows of a list.")] = 10,
     as_json: AsJson = False,
     namespace: Namespace = None,
@@ -51,7 +53,7 @@ def _dimension(text: str) -> By:
     try:
         return msgspec.convert(text, By)
     except msgspec.ValidationError:
-        raise SettingsError(f"--by: {text!r} is none of agent, model, state, session") from None
+        raise SettingsError(f"--by: {text!r} is none of {', '.join(BYS)}") from None
 
 
 def _since_s(text: str) -> int:

@@ -3,11 +3,12 @@
 Keeps:
 - Names come from users: what is in them is shown as text, never as markup, colour or a terminal's command.
 - An unknown price is "unpriced" and an unknown figure "unknown"; neither is ever $0 or 0.
+- What is of requests, for want of agent runs, says so.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
@@ -18,7 +19,7 @@ from rich.text import Text
 from consumers.state import OTHER
 from consumers.views.completeness import Completeness, HandlerAccount
 from consumers.views.figures import Figures, Group, Timing
-from consumers.views.report import ExpensiveRun, Report, SessionRow
+from consumers.views.report import ErrorRow, ExpensiveRun, LeftOut, NameRow, Report
 from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_S
@@ -27,7 +28,13 @@ from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, in
 UNKNOWN: Final = "unknown"
 
 MOST_GROUPS: Final = 40
-"""Rows of a breakdown on a screen; `--json` has all of them."""
+"""Rows of a breakdown by agent, model or state on a screen, unless more are asked for; `--json` has all of them."""
+
+MOST_ROWS: Final = 200
+"""What `--most` may say, and as many names as a window ranks."""
+
+_MOST_NAMED: Final = 3
+_NAMED_CHARS: Final = 24
 
 _MEDIUM: Final = 70
 _WIDE: Final = 100
@@ -43,7 +50,16 @@ def report_text(report: Report, width: int) -> RenderableType:
     view = _View(report, width)
     if report.empty:
         return Lines(view.head(), Text(), view.nothing_yet(), Text(), view.foot())
-    parts = [view.head(), view.tiles(), view.details(), view.breakdown(), view.expensive(), view.slowest(), view.foot()]
+    parts = [
+        view.head(),
+        view.tiles(),
+        view.details(),
+        view.breakdown(),
+        view.errors(),
+        view.expensive(),
+        view.slowest(),
+        view.foot(),
+    ]
     return Lines(*_spaced(part for part in parts if part is not None))
 
 
@@ -64,6 +80,8 @@ class _Column:
     head: str
     cell: Callable[[Group], Cell]
     least_width: int = 0
+    of_runs: bool = False
+    """Whether it is about agent runs, and about requests where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +127,34 @@ class _View:
         if not self.report.metrics_known:
             return [(name, Text(UNKNOWN, style="bold"), "") for name in ("TOKENS", "REQUESTS", "RESPONSE TIME")]
         parts = f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out"
-        p95 = f"p95 {duration(figures.run_time.p95_us)}" if figures.runs else Text("no agent run", style="dim")
+        of_requests = _speaks_by_requests(figures) and figures.request_time.count
+        timing = _time_of(figures)
+        p95 = f"p95 {duration(timing.p95_us)}" if timing.count else Text("no agent run", style="dim")
         return [
             ("TOKENS", Text(amount(figures.total_tokens), style="bold"), parts),
             ("REQUESTS", Text(f"{figures.requests:,}", style="bold"), self._failed_requests()),
-            ("RESPONSE TIME", Text(duration(figures.run_time.mean_us), style="bold"), p95),
+            ("REQUEST TIME" if of_requests else "RESPONSE TIME", Text(duration(timing.mean_us), style="bold"), p95),
         ]
 
     def _total_cost(self) -> Text:
         if not self.report.cost_known:
             return Text(UNKNOWN, style="bold")
-        cost = self.report.totals.known_cost_nano_usd
-        return Text("unpriced", style="bold yellow") if cost is None else Text(dollars(cost), style="bold green")
+        figures = self.report.totals
+        if not _has_cost(figures):
+            return Text(NOTHING, style="bold")
+        if _is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
+            return Text("unpriced", style="bold yellow")
+        return Text(dollars(figures.cost_nano_usd), style="bold green")
 
     def _unpriced(self) -> Cell:
         figures = self.report.totals
-        if figures.unpriced_requests and figures.priced_requests:
-            return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
-        return Text("every request priced" if figures.priced_requests else "", style="dim")
+        if not _has_cost(figures):
+            return ""
+        if not figures.unpriced_requests:
+            return Text("every request priced", style="dim")
+        if _is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
+            return Text(counted(figures.unpriced_requests, "request"), style="yellow")
+        return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
 
     def _failed_requests(self) -> Cell:
         if not self.report.totals.requests:
@@ -169,20 +197,46 @@ class _View:
         return grid if grid.row_count else None
 
     def breakdown(self) -> RenderableType | None:
-        """Return the figures by agent, model, state or session."""
+        """Return the figures by what was asked for."""
         report = self.report
-        if report.by == "session":
-            return self._sessions(report.sessions) if report.sessions else None
-        if not report.groups:
-            return None
+        match report.by:
+            case "session" | "user" | "tag":
+                return self._rows(report.rows) if report.rows else None
+            case "error":
+                return self._errors(report.errors, "By error", _more(report.left_out, len(report.errors)))
+            case "agent" | "model" | "state":
+                groups = [group for group in report.groups if group.name or self._has_row(group.figures)]
+                return self._groups(groups) if groups else None
+            case _:
+                assert_never(report.by)
+
+    def _has_row(self, figures: Figures) -> bool:
+        """Tell whether there is anything to show of what has no name; runs and tools never have a model."""
+        operations = figures.runs or figures.tools if self.report.by != "model" else 0
+        return bool(figures.requests or operations or _has_cost(figures))
+
+    def _groups(self, groups: Sequence[Group]) -> RenderableType:
         columns = [column for column in self._columns() if self.width >= column.least_width]
-        table = _table(report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
-        for group in report.groups[:MOST_GROUPS]:
+        table = _table(self.report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
+        most = max(MOST_GROUPS, self.report.most)
+        for group in groups[:most]:
             table.add_row(shown(group.name), *(column.cell(group) for column in columns))
-        hidden = len(report.groups) - MOST_GROUPS
-        if hidden > 0:
-            table.add_row(Text(f"and {hidden:,} more (--json has all)", style="dim"))
-        return _titled(f"By {report.by}", table)
+        left_out = LeftOut(max(0, len(groups) - most))
+        notes = [_more(left_out, min(most, len(groups))), self._of_requests(groups[:most], columns)]
+        return _titled(f"By {self.report.by}", table, notes=notes)
+
+    def _of_requests(self, groups: Sequence[Group], columns: Sequence[_Column]) -> str:
+        """Return which rows have the figures of requests where others have those of agent runs."""
+        heads = [column.head for column in columns if column.of_runs]
+        names = [group.name for group in groups if _speaks_by_requests(group.figures)]
+        if not heads or not names:
+            return ""
+        figures = _listed(heads)
+        if len(names) == len(groups):
+            return f"{figures} are of requests: there was no agent run."
+        named = [shown(name).plain[:_NAMED_CHARS] for name in names[:_MOST_NAMED]]
+        more = [f"{len(names) - _MOST_NAMED:,} more"] if len(names) > _MOST_NAMED else []
+        return f"{figures} of {_listed([*named, *more])} are of requests: no agent run there."
 
     def _columns(self) -> Sequence[_Column]:
         cost = [
@@ -198,9 +252,9 @@ class _View:
         failed_requests = _Column("FAILED", lambda group: _ratio(group.figures.request_error_ratio))
         runs = [
             _Column("RUNS", lambda group: _some(group.figures.runs), least_width=_MEDIUM),
-            _Column("FAILED", lambda group: _ratio(group.figures.run_error_ratio)),
-            _Column("RESPONSE", lambda group: duration(group.figures.run_time.mean_us)),
-            _Column("P95", lambda group: duration(group.figures.run_time.p95_us), least_width=_MEDIUM),
+            _Column("FAILED", lambda group: _ratio(_error_ratio_of(group.figures)), of_runs=True),
+            _Column("RESPONSE", lambda group: duration(_time_of(group.figures).mean_us), of_runs=True),
+            _Column("P95", lambda group: duration(_time_of(group.figures).p95_us), least_width=_MEDIUM, of_runs=True),
         ]
         match self.report.by:
             case "model":
@@ -229,7 +283,7 @@ class _View:
     def _cost_of(self, figures: Figures) -> Cell:
         if not self.report.cost_known:
             return UNKNOWN
-        if not figures.priced_requests and not figures.unpriced_requests:
+        if not _has_cost(figures):
             return NOTHING
         return _money(figures.known_cost_nano_usd, figures.unpriced_requests)
 
@@ -237,16 +291,38 @@ class _View:
         dearest = max(group.figures.cost_nano_usd for group in self.report.groups)
         return Text("━" * -(-figures.cost_nano_usd * _BAR_CELLS // dearest) if dearest else "", style="green")
 
-    def _sessions(self, rows: Sequence[SessionRow]) -> RenderableType:
-        table = _table("SESSION", "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
+    def _rows(self, rows: Sequence[NameRow]) -> RenderableType:
+        table = _table(self.report.by.upper(), "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
         for row in rows:
             counts = (row.total_tokens, row.requests, row.runs, row.errors)
             table.add_row(
-                shown(row.session),
-                _money(row.cost_nano_usd, row.unpriced_requests) if self.report.cost_known else UNKNOWN,
+                shown(row.name),
+                self._cost_of_row(row),
                 *(UNKNOWN if count is None else amount(count) for count in counts),
             )
-        return _titled("By session", table, self._names_covered())
+        more = _more(self.report.left_out, sum(row.name != OTHER for row in rows))
+        return _titled(f"By {self.report.by}", table, self._names_covered(), [more])
+
+    def _cost_of_row(self, row: NameRow) -> Cell:
+        if not self.report.cost_known:
+            return UNKNOWN
+        return _money(row.cost_nano_usd, row.unpriced_requests) if row.cost_requests else NOTHING
+
+    def errors(self) -> RenderableType | None:
+        """Return the types of errors that were reported most often, where they are not the breakdown."""
+        if self.report.by == "error":
+            return None
+        left_out = self.report.errors_left_out
+        more = f"and {_number_of(left_out)} more; --by error" if left_out.count else ""
+        return self._errors(self.report.errors, "Errors", more)
+
+    def _errors(self, rows: Sequence[ErrorRow], title: str, more: str) -> RenderableType | None:
+        if not rows:
+            return None
+        table = _table("ERROR", "#COUNT", "#SHARE")
+        for row in rows:
+            table.add_row(shown(row.name), f"{row.errors:,}", percent(row.share))
+        return _titled(title, table, self._names_covered(), [more])
 
     def _names_covered(self) -> str:
         names, covered = self.report.names, self.report.covered
@@ -262,8 +338,7 @@ class _View:
         table = _table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION")
         for run in self.report.expensive:
             table.add_row(_money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
-        where = "" if self.report.by == "session" else self._names_covered()
-        return _titled("Most expensive operations", table, where)
+        return _titled("Most expensive operations", table, self._names_covered())
 
     def slowest(self) -> RenderableType | None:
         """Return the slowest operations."""
@@ -335,12 +410,53 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _titled(title: str, table: Table, when: str = "") -> RenderableType:
-    return Lines(Text.assemble((title, "bold"), (when, "dim")), Padding(table, _INDENT))
+def _titled(title: str, table: Table, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
+    below = [Padding(Text(note, style="dim"), _INDENT) for note in notes if note]
+    return Lines(Text.assemble((title, "bold"), (when, "dim")), Padding(table, _INDENT), *below)
+
+
+def _more(left_out: LeftOut, rows: int) -> str:
+    """Return how many names a list leaves out, and how to see them; empty where it has all."""
+    if not left_out.count:
+        return ""
+    if rows >= MOST_ROWS:
+        return f"and {_number_of(left_out)} more"
+    whole = rows + left_out.count
+    return f"and {_number_of(left_out)} more; --most {MOST_ROWS if left_out.at_least else min(whole, MOST_ROWS)}"
+
+
+def _number_of(left_out: LeftOut) -> str:
+    return f"{'at least ' if left_out.at_least else ''}{left_out.count:,}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _has_cost(figures: Figures) -> bool:
+    return bool(figures.priced_requests or figures.unpriced_requests)
+
+
+def _speaks_by_requests(figures: Figures) -> bool:
+    return bool(figures.requests and not figures.runs)
+
+
+def _time_of(figures: Figures) -> Timing:
+    """Return what users wait for: agent runs, or requests where there are only those."""
+    return figures.request_time if _speaks_by_requests(figures) else figures.run_time
+
+
+def _error_ratio_of(figures: Figures) -> float | None:
+    return figures.request_error_ratio if _speaks_by_requests(figures) else figures.run_error_ratio
+
+
+def _is_unpriced(nano_usd: int | None, unpriced: int | None) -> bool:
+    """Tell whether nothing with a price cost anything: what failed and used no token is priced, at $0."""
+    return nano_usd is None or (not nano_usd and bool(unpriced))
 
 
 def _money(nano_usd: int | None, unpriced: int | None) -> Cell:
-    if nano_usd is None:
+    if nano_usd is None or _is_unpriced(nano_usd, unpriced):
         return Text("unpriced", style="yellow")
     # A plus: it costs this, and what nobody knows.
     return Text.assemble(dollars(nano_usd), ("+", "yellow") if unpriced else "")

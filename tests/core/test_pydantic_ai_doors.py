@@ -246,7 +246,7 @@ async def test_a_door_that_we_do_not_know_stays_shut_and_is_said_once(
     with caplog.at_level(logging.WARNING):
         assert capture.instrument(collected)
     assert vars(owner)[name] is changed
-    assert [vars(record)["unseen"] for record in caplog.records] == [(behind,)]
+    assert [vars(record)["unseen"] for record in caplog.records] == [behind]
     assert [(c.library, c.unseen) for c in captures()] == [("pydantic-ai", (behind,))]
     monkeypatch.undo()
     await Agent(TestModel()).run("hello")

@@ -45,6 +45,8 @@ def test_arguments_win_over_environment_over_file_over_defaults(elsewhere: Path)
         ("SIDESTREAM_NAMESPACE", "Not This", "namespace"),
         ("SIDESTREAM_REDIS_URL", "http://user:hunter2@x", "redis://"),
         ("SIDESTREAM_REDIS_URI", "redis://x", "did you mean SIDESTREAM_REDIS_URL"),
+        ("SIDESTREAM_APP_VERSION", "1", "did you mean APP_VERSION"),
+        ("SIDESTREAM_FOO", "x", "there is no such setting; known are"),
         ("SIDESTREAM_CONFIG", "/nowhere/at/all.toml", "no file"),
     ],
 )

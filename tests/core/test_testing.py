@@ -1,5 +1,6 @@
 """What applications test with: captured events are typed, complete and as stored, and nothing is left behind."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -59,7 +60,7 @@ def test_what_production_would_refuse_fails_the_test() -> None:
             if error is not None:
                 raise error
 
-    with pytest.raises(InvalidEventsError, match=r"1 x usage:arguments.*Expected `int` >= 0"):
+    with pytest.raises(InvalidEventsError, match=r"(?s)1 x usage:arguments.*Expected `int` >= 0"):
         refused()
     with pytest.raises(KeyError):
         refused(KeyError())
@@ -102,6 +103,18 @@ def test_blocks_do_not_nest() -> None:
             capture().__enter__()
         sidestream.usage("a", "m", 1)
         assert len(captured.usage) == 1
+
+
+def test_a_failing_test_looks_as_the_page_shows_it(tmp_path: Path) -> None:
+    """docs/testing.md has the test, and what pytest says of it: passed, and an error at its teardown."""
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text("utf-8")
+    [shown] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "-1, 340" in block]
+    (tmp_path / "test_app.py").write_text(f"import sidestream\n\n{code}", "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    missing = [line for line in shown.splitlines() if line not in done.stdout]
+    assert not missing, done.stdout
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -3,7 +3,7 @@
 import re
 import time
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 import pytest
@@ -70,7 +70,7 @@ def printed(report: Report, width: int = 80) -> str:
     console = Console(width=width, highlight=False)
     with console.capture() as capture:
         console.print(report_text(report, width))
-    return capture.get()
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 async def test_the_report_says_what_was_appended(server: AsyncServer, keys: Keys, append: Appender) -> None:
@@ -126,9 +126,9 @@ async def test_sessions_are_whole_hours_and_the_dearest_stands_first(
     await worker_of(server, keys).run_until_idle()
     report = await read(server, keys, "session", most=2)
     assert report.groups == []
-    assert [row.session for row in report.sessions] == ["session-of-big", "session-of-small"]
-    everyone = (await read(server, keys, "session")).sessions
-    assert [(row.session, row.total_tokens, row.cost_nano_usd) for row in everyone[-1:]] == [
+    assert [row.name for row in report.rows] == ["session-of-big", "session-of-small"]
+    everyone = (await read(server, keys, "session")).rows
+    assert [(row.name, row.total_tokens, row.cost_nano_usd) for row in everyone[-1:]] == [
         ("session-of-free", 50_100, None)
     ]
     assert report.names.from_s % 3600 == 0
@@ -237,11 +237,12 @@ async def test_names_from_outside_change_nothing_but_text(server: AsyncServer, k
         assert not any(line.startswith("fake row") for line in text.splitlines())
 
 
-@pytest.mark.parametrize("by", ["agent", "model", "state", "session"])
+@pytest.mark.parametrize("by", get_args(By))
 async def test_a_report_fits_its_terminal(server: AsyncServer, keys: Keys, append: Appender, by: By) -> None:
     """Nothing is wider than the terminal, and no number is cut, however long the names are."""
     long = "a-very-long-name-of-something-that-nobody-would-type-twice-" * 2
-    await append([usage(12_345_678, agent=long, run=long), run_of(long, duration_us=7_260_000_000)])
+    tagged = msgspec.structs.replace(usage(12_345_678, agent=long, run=long), user=long, tags=(long,))
+    await append([tagged, run_of(long, duration_us=7_260_000_000), ErrorEvent(NOW_US, type=long)])
     await worker_of(server, keys).run_until_idle()
     report = await read(server, keys, by)
     for width in (80, 120):
@@ -253,10 +254,10 @@ async def test_a_report_fits_its_terminal(server: AsyncServer, keys: Keys, appen
 
 async def test_the_document_is_the_one_that_is_described(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """Every key of the JSON document is named in docs/report-json.md, and money is no float."""
-    await append([usage(), run_of()])
+    await append([msgspec.structs.replace(usage(), user="ada", tags=("beta",)), run_of(), ErrorEvent(NOW_US, type="E")])
     await worker_of(server, keys).run_until_idle()
     words = re.findall(r"\w+", (Path(__file__).parents[2] / "docs" / "report-json.md").read_text("utf-8"))
-    for by in ("agent", "session"):
+    for by in get_args(By):
         document = msgspec.json.decode(report_json(await read(server, keys, by)))
         assert document["schema"] == "sidestream.report/1"
         assert document["totals"]["cost"]["nano_usd"] == 3_500_000
@@ -275,6 +276,99 @@ def _keys_of(value: object) -> set[str]:
             return {key for part in cast("list[object]", value) for key in _keys_of(part)}
         case _:
             return set()
+
+
+async def test_users_and_tags_are_as_sessions(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """The same figures by another name; a request with two tags counts for each."""
+    request = msgspec.structs.replace(usage(), user="ada", tags=("beta", "eu"))
+    await append([request, msgspec.structs.replace(request, user="bob", tags=("eu",)), usage()])
+    await worker_of(server, keys).run_until_idle()
+    users, tags = (await read(server, keys, "user")).rows, (await read(server, keys, "tag")).rows
+    assert [(row.name, row.requests, row.cost_nano_usd) for row in users] == [
+        ("ada", 1, 3_500_000),
+        ("bob", 1, 3_500_000),
+    ]
+    assert [(row.name, row.requests, row.total_tokens) for row in tags] == [("eu", 2, 2_200), ("beta", 1, 1_100)]
+    assert "By user  in whole hours" in printed(await read(server, keys, "user"))
+
+
+async def test_errors_are_counted_by_type(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """The most frequent first, each with its part of all; every report names the first few."""
+    types = ["TimeoutError"] * 6 + ["RateLimitError"] * 3 + [f"Rare{number}Error" for number in range(6)]
+    await append([ErrorEvent(NOW_US, type=name) for name in types], partition=1)
+    await append([ErrorEvent(NOW_US, type="TimeoutError"), usage()], partition=2)
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, "error", most=2)
+    assert [(row.name, row.errors, row.share) for row in report.errors] == [
+        ("TimeoutError", 7, 7 / 16),
+        ("RateLimitError", 3, 3 / 16),
+    ]
+    assert (report.left_out.count, report.left_out.at_least) == (6, True)
+    document = msgspec.json.decode(report_json(report))
+    assert document["groups"][0] == {"name": "TimeoutError", "over_cap": False, "errors": 7, "share": 0.4375}
+    assert document["groups_left_out"] == {"count": 6, "at_least": True}
+    text = printed(report)
+    assert "TimeoutError        7  43.8 %" in text
+    assert "and at least 6 more; --most 200" in text
+    default = printed(await read(server, keys))
+    assert re.search(r"Errors  in whole hours.*\n\s+ERROR +COUNT +SHARE\n\s+TimeoutError +7", default)
+    assert "and 3 more; --by error" in default
+
+
+async def test_a_list_that_is_cut_says_by_how_much(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """And how to see the rest."""
+    await append([usage(agent=f"agent-{number}") for number in range(12)])
+    await worker_of(server, keys).run_until_idle()
+    assert "and 7 more; --most 12" in printed(await read(server, keys, "session", most=5))
+    whole = await read(server, keys, "session", most=12)
+    assert (len(whole.rows), whole.left_out.count) == (12, 0)
+    assert "more" not in printed(whole).partition("By session")[2].partition("Most expensive")[0]
+
+
+async def test_direct_requests_have_figures_that_say_so(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Where there was no agent run, failures and times are of requests, and a line says which."""
+    failed = msgspec.structs.replace(usage(agent="direct"), status="error")
+    await append([usage(agent="direct"), failed])
+    await worker_of(server, keys).run_until_idle()
+    text = printed(await read(server, keys))
+    assert "REQUEST TIME" in text
+    assert re.search(r"direct .* 50.0 % +1\.2 s +1\.2 s", text)
+    assert "FAILED, RESPONSE and P95 are of requests: there was no agent run." in text
+    await append([run_of()], partition=1)
+    await worker_of(server, keys).run_until_idle()
+    text = printed(await read(server, keys))
+    assert "RESPONSE TIME" in text
+    assert re.search(r"direct .* 50.0 % +1\.2 s", text)
+    assert re.search(r"writer .* 0 % +1\.3 s", text)
+    assert "FAILED, RESPONSE and P95 of direct are of requests: no agent run there." in text
+
+
+async def test_what_cost_nothing_for_want_of_requests_is_no_0(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """A session that only moved on has no cost; what has no name and nothing to show has no row."""
+    moved = OperationEvent(NOW_US, name="tool", kind="run", session="moved-on")
+    await append([moved, ErrorEvent(NOW_US, type="E", session="failed"), TransitionEvent(NOW_US, to_state="x")])
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, "session")
+    assert "$0" not in printed(report)
+    assert re.search(r"moved-on +– +0 +0 +1 +0", printed(report))  # noqa: RUF001 - as it is shown
+    by_model = await read(server, keys, "model")
+    assert [group.name for group in by_model.groups] == [""], "an error has no model here"
+    assert "By model" not in printed(by_model)
+
+
+async def test_a_sum_of_nothing_beside_what_has_no_price_is_unpriced(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """A request that failed before it used a token costs nothing: no `$0+` stands for what nobody knows."""
+    failed = msgspec.structs.replace(usage(0), output_tokens=0, status="error")
+    await append([failed, usage(model="deck-writer-7b"), msgspec.structs.replace(failed, user="ada")])
+    await worker_of(server, keys).run_until_idle()
+    for by in ("agent", "session"):
+        text = printed(await read(server, keys, by), 120)
+        assert "$0+" not in text
+        assert re.search(r"(writer|session-of-writer) +unpriced", text)
 
 
 @pytest.mark.parametrize(("since_s", "until_s"), [(NOW_S, NOW_S), (0, 1)], ids=["empty", "too old"])
