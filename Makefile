@@ -12,7 +12,7 @@ help:
 	@echo "make test    everything that checks the project: format, lint, types, import contracts, tests"
 	@echo "make check   the same without the tests"
 	@echo "make matrix  the capture of PydanticAI against its oldest supported version, one between, and the current one"
-	@echo "make storm   kill and freeze applications and Redis under load, with an oracle that counts; about six minutes"
+	@echo "make storm   kill and freeze applications, workers and Redis under load, with an oracle that counts; about 15 minutes"
 	@echo "make bench   measure, with the peers beside us, and write docs/benchmarks.md"
 
 demo: $(STAMP)
@@ -33,15 +33,23 @@ matrix:
 		$(MATRIX)/bin/pytest -q tests/core/test_pydantic_ai.py tests/core/test_pydantic_ai_doors.py tests/providers examples/deckster; done
 
 # Kill, freeze and roll back, for minutes, with an oracle; then the same with each guard removed, which must be caught.
+# First over the applications, then over the workers; there also with two price books at once, and behind a FLUSHALL.
 SEED ?= 1
 STORM_SECONDS ?= 120
 STORM = cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.producing --seed $(SEED)
+CONSUMING_STORM = cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.consuming --seed $(SEED)
+OTHER_SERVERS = $$(cd tests && ../$(BIN)/python -c 'import support; print(*support.server_kinds()[1:])')
 storm: $(STAMP)
 	@$(STORM) --seconds $(STORM_SECONDS)
-	@set -e; for server in $$(cd tests && ../$(BIN)/python -c 'import support; print(*support.server_kinds()[1:])'); do \
-		($(STORM) --seconds 40 --server $$server); done
+	@set -e; for server in $(OTHER_SERVERS); do ($(STORM) --seconds 40 --server $$server); done
 	@for variant in no_fence high_water first_gap parents_id client_retries; do \
 		($(STORM) --seconds 12 --variant $$variant); code=$$?; \
+		if [ $$code != 1 ]; then echo "the storm did not catch $$variant"; exit 1; fi; done
+	@$(CONSUMING_STORM) --seconds $(STORM_SECONDS)
+	@set -e; for server in $(OTHER_SERVERS); do ($(CONSUMING_STORM) --seconds 40 --server $$server); done
+	@set -e; for flavour in two_books flushed wrong_type; do ($(CONSUMING_STORM) --seconds 12 --variant $$flavour); done
+	@for variant in no_cursor no_gone any_recipe cursor_first maxlen late_validation letters_again early_answer; do \
+		($(CONSUMING_STORM) --seconds 6 --variant $$variant); code=$$?; \
 		if [ $$code != 1 ]; then echo "the storm did not catch $$variant"; exit 1; fi; done
 
 # Every question of benchmarks/, with the peers beside us; about fifteen minutes on a quiet machine.

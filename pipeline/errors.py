@@ -10,6 +10,7 @@
     │   └── ScriptMissingError    NOSCRIPT: send the text
     └── PermanentError            the same call can only fail again
         ├── RefusedError          the server refuses us (NOAUTH, NOPERM, WRONGTYPE, a wrong version)
+        ├── NewerSchemaError      the namespace belongs to a newer Sidestream
         ├── SettingsError         a setting is wrong or unknown
         └── WireError             bytes that are no frame or no event
 
@@ -80,6 +81,12 @@ class RefusedError(PermanentError):
     """The server refuses this client or this command."""
 
     code = "refused"
+
+
+class NewerSchemaError(PermanentError):
+    """A newer Sidestream keeps this namespace in a way that this one does not understand."""
+
+    code = "newer_schema"
 
 
 class SettingsError(PermanentError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 from msgspec import Struct
 
-from pipeline.errors import TransientError
+from pipeline.errors import NewerSchemaError, TransientError
 from pipeline.keys import DEFAULT_PARTITIONS, Keys
 from pipeline.scripting import script
 
@@ -26,6 +26,9 @@ PRESENCE_TTL_MS: Final = 25 * 3600 * 1000
 
 LOSS_WINDOW_TTL_MS: Final = 90 * 24 * 3600 * 1000
 """As long as the hourly windows that a loss makes incomplete."""
+
+SCHEMA: Final = 1
+"""How a namespace is laid out (docs/state.md); a later version that changes it writes its own number down first."""
 
 _HOUR_S: Final = 3600
 _READ_AT_ONCE: Final = 100
@@ -243,7 +246,13 @@ async def read_partitions(server: "AsyncServer", keys: Keys) -> int:
     """Return how many partitions the namespace has; the default before any producer came.
 
     Raises:
+        NewerSchemaError: A newer Sidestream keeps the namespace: this one must not touch it.
         SidestreamError: See `AsyncServer.call`.
     """
-    stored = await server.call("HGET", keys.meta(), "partitions")
+    stored, schema = await server.call("HMGET", keys.meta(), "partitions", "schema")
+    if schema and int(schema) > SCHEMA:
+        raise NewerSchemaError(
+            f"namespace {keys.namespace} has schema {int(schema)}, and this Sidestream understands {SCHEMA}: "
+            "a newer version keeps it; upgrade this one"
+        )
     return int(stored) if stored else DEFAULT_PARTITIONS

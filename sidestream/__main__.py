@@ -10,7 +10,11 @@ def main() -> None:
     # traceback where a LOGFIRE_ variable is wrong, before it could be refused by name.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        from sidestream.cli.app import run  # noqa: PLC0415 - what it imports is an extra
+        # What these import is an extra; and a container engine that asks every few seconds loads no more than it needs.
+        if sys.argv[1:2] == ["health"]:
+            from sidestream.cli.health import run  # noqa: PLC0415
+        else:
+            from sidestream.cli.app import run  # noqa: PLC0415
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in {"sidestream", "consumers", "producers", "pipeline"}:

@@ -12,6 +12,8 @@ from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
 from consumers.pricing import PriceBook
 from consumers.runtime.effects import Effect, FoldEffect, SinkEffect
+from consumers.runtime.housekeeping import EVERY_S as HOUSEKEEPING_EVERY_S
+from consumers.runtime.housekeeping import Housekeeper, HousekeepingSettings
 from consumers.runtime.run import Periodic
 from consumers.sinks.export import ExportSink, from_environ, off_reason
 from pipeline.connection import AsyncServer
@@ -76,21 +78,30 @@ def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effec
     return [SinkEffect(ExportSink(settings, price=lambda event: pricer.price(event).nano_usd))]
 
 
+def effects_of(handlers: Sequence[str], environ: Mapping[str, str]) -> dict[str, Effect]:
+    """Return handlers and sinks by name, as a worker with this configuration has them; who is not here is not known."""
+    return {effect.name: effect for effect in (*fold_effects(handlers), *sink_effects(handlers, environ))}
+
+
 def periodic_tasks(
     names: Sequence[str],
     server: AsyncServer,
     keys: Keys,
     alerts: AlertOptions,
+    housekeeping: HousekeepingSettings,
 ) -> list[Periodic]:
-    """Return the tasks that one worker at a time repeats."""
-    if "alerts" not in names:
-        return []
+    """Return the tasks that one worker at a time repeats; whatever it runs, a worker can keep house."""
 
     def partitions() -> Awaitable[int]:
         return read_partitions(server, keys)
 
-    engine = AlertEngine(server, keys, alerts.rules, grace_s=alerts.grace_s, partitions=partitions)
-    return [Periodic("alerts", EVERY_S, keys.alert_lease(), engine.run)]
+    keeper = Housekeeper(server, keys, housekeeping, partitions=partitions)
+    lease = keys.housekeeping_lease()
+    tasks = [Periodic("housekeeping", HOUSEKEEPING_EVERY_S, lease, keeper.run, keeper.presence)]
+    if "alerts" in names:
+        engine = AlertEngine(server, keys, alerts.rules, grace_s=alerts.grace_s, partitions=partitions)
+        tasks.append(Periodic("alerts", EVERY_S, keys.alert_lease(), engine.run))
+    return tasks
 
 
 def _pricer() -> Pricer:

@@ -4,6 +4,8 @@ Keeps: nothing depends on a lease for being right. Two workers on one unit cost 
 
 The rule (`decide`): shares of a handler's units differ by at most one, and who has the larger ones differs by handler;
 what is over a share is handed back, what is free is taken. A worker that joins or dies moves only what shares change.
+Who has met a newer recipe in one unit is behind: it leaves all units of that handler to those who are not, and while
+there is none it shares what it may carry with the others that are behind.
 """
 
 import zlib
@@ -17,15 +19,23 @@ LEASE_TTL_MS: Final = 10_000
 RENEW_S: Final = 2.0
 """Seconds between renewals: four tries within a lease."""
 
+LOOK_S: Final = 0.5
+"""Seconds between looks at who is there: what someone leaves or joins moves within this time."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    """What a worker knows of one handler when it decides: who holds each unit ('' when nobody), who runs it."""
+    """What a worker knows of one handler when it decides: who holds each unit ('' when nobody), who runs it.
+
+    `alive` are those who may carry every unit; where there is none, those who are behind. `left` are the positions that
+    this worker may not carry.
+    """
 
     worker: str
     handler: str
     owners: Sequence[str]
     alive: Sequence[str]
+    left: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,17 @@ def decide(view: LeaseView) -> LeasePlan:
 
     Free units are taken from a place that differs by worker, so that two workers that look at once seldom collide.
     """
-    workers = max(1, len(view.alive))
-    place = view.alive.index(view.worker) if view.worker in view.alive else 0
+    mine = [position for position, owner in enumerate(view.owners) if owner == view.worker]
+    if view.worker not in view.alive:
+        return LeasePlan([], mine)
+    kept = [position for position in mine if position not in view.left]
+    workers = len(view.alive)
+    place = view.alive.index(view.worker)
     # Another first worker for each handler, or the first would have the larger share of every one.
     rank = (place + zlib.crc32(view.handler.encode())) % workers
     share = len(view.owners) // workers + (rank < len(view.owners) % workers)
-    mine = [position for position, owner in enumerate(view.owners) if owner == view.worker]
-    free = [position for position, owner in enumerate(view.owners) if not owner]
+    free = [position for position, owner in enumerate(view.owners) if not owner and position not in view.left]
     turn = rank * len(free) // workers
-    room = max(0, share - len(mine))
-    return LeasePlan(mine[:share] + (free[turn:] + free[:turn])[:room], mine[share:])
+    room = max(0, share - len(kept))
+    taken = kept[:share] + (free[turn:] + free[:turn])[:room]
+    return LeasePlan(taken, [position for position in mine if position not in taken])

@@ -1,26 +1,31 @@
 """The worker: units under leases, and periodic tasks beside them, until it is told to stop.
 
 A few small loops, each of which survives what Redis or a handler does: one a unit (`_carry`), one for leases
-(`_keep_leases`), one a periodic task (`_repeat`).
+(`_keep_leases`), one a periodic task (`_repeat`). Each tells `health` how it fares; one more (`_beat`) that they turn.
+
+Keeps: trouble is said once, and once that it is over; a worker that can never work ends with an error.
 """
 
 import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from consumers.runtime.arbiter import Arbiter
 from consumers.runtime.effects import Effect
-from consumers.runtime.lease import RENEW_S
+from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
+from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
-from pipeline.errors import PermanentError, SidestreamError, TransientError
+from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
 from pipeline.keys import LIVE_VERSION, Keys
 from pipeline.presence import read_partitions
 from pipeline.retry import Backoff
@@ -31,17 +36,37 @@ BLOCK_MS: Final = 500
 """How long an idle unit's read waits: well under the answer time-out, and how long SIGTERM may wait for it."""
 
 PAUSE_S: Final = 60.0
-"""How long a unit rests after an error that repeating cannot mend (a revoked token, a newer recipe)."""
+"""How long a unit rests at most after an error that repeating cannot mend (a revoked token, a newer recipe)."""
+
+RECHECK_S: Final = 10.0
+"""An idle unit asks for its cursor so often: a server that was put back, with a clock that is behind, appends entries
+below the cursor that the unit remembers, and nobody would ever read them."""
+
+BEAT_S: Final = 1.0
+"""Seconds between signs that the loop turns."""
+
+STOOD_STILL_S: Final = 5.0
+"""Half of a lease: a loop that stands still for so long is about to lose what it holds."""
+
+_REFUSED: Final = Backoff(first_s=1.0, most_s=PAUSE_S)
+"""Pauses after an error that repeating cannot mend: an operator may."""
+
+_TOLD: Final = 20
+"""Units in trouble that a worker tells of in its presence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Periodic:
-    """A task that one worker at a time repeats, under a lease of its own."""
+    """A task that one worker at a time repeats, under a lease of its own.
+
+    `presence` is what the worker says of the task while it is the one; another says the same names without a value.
+    """
 
     name: str
     every_s: float
     lease_key: str
     run: Callable[[], Awaitable[None]]
+    presence: Callable[[], Mapping[str, str]] = dict[str, str]
 
 
 @dataclass(slots=True)
@@ -50,6 +75,7 @@ class WorkerOptions:
 
     `presence` is what it says of itself besides its figures. `adopt_recipe` takes units over from workers with a newer
     recipe: an operator rolls a deploy back. `revive` is called, in a thread, while Redis is away: it may bring it back.
+    A unit that does not progress for `stuck_after_s` seconds makes the worker unhealthy.
     """
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
@@ -57,6 +83,8 @@ class WorkerOptions:
     presence: dict[str, str] = field(default_factory=dict[str, str])
     adopt_recipe: bool = False
     revive: Callable[[], None] | None = None
+    stuck_after_s: float = STUCK_AFTER_S
+    recheck_s: float = RECHECK_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +117,8 @@ class Worker:
         self._unit_options = UnitOptions(version=self.options.version, adopt_recipe=self.options.adopt_recipe)
         self._stopping = anyio.Event()
         self._arbiter = Arbiter(server, keys, self.options.name)
+        self._health = HealthWatch(time.monotonic(), self.options.stuck_after_s)
+        self._fatal: SidestreamError | None = None
 
     async def open(self) -> None:
         """Learn the number of partitions; every unit declares itself at its first step.
@@ -128,20 +158,46 @@ class Worker:
             units_held=sum(unit.keys.lease() in self._arbiter.held for unit in self.units),
         )
 
+    def health(self) -> Health:
+        """Return whether it does its work; from any thread."""
+        return self._health.look(time.monotonic())
+
     def stop(self) -> None:
         """Ask the worker to finish what it has in hand and leave."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Work until `stop`: drains what is in hand, hands its leases back, says goodbye."""
+        """Work until `stop`: drains what is in hand, hands its leases back, says goodbye.
+
+        Raises:
+            NewerSchemaError: A newer Sidestream has taken over the namespace; this one must not touch it.
+        """
         try:
             async with anyio.create_task_group() as group:
+                group.start_soon(self._beat)
                 for task in self._periodic:
                     group.start_soon(self._repeat, task)
                 await self._keep_leases(group)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await self._leave()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _beat(self) -> None:
+        was_ready, turned_s = True, time.monotonic()
+        while not self._stopping.is_set():
+            still_s, turned_s = time.monotonic() - turned_s, time.monotonic()
+            if still_s > STOOD_STILL_S:
+                log.warning("The loop stood still: something blocked it", extra={"seconds": round(still_s, 1)})
+            self._health.turned(turned_s)
+            health = self.health()
+            if was_ready and not health.ready:
+                log.error("The worker does not progress", extra={"why": health.why})
+            elif health.ready and not was_ready:
+                log.info("The worker progresses again")
+            was_ready = health.ready
+            await self._rest(BEAT_S)
 
     async def _leave(self) -> None:
         try:
@@ -154,59 +210,109 @@ class Worker:
     async def _keep_leases(self, group: TaskGroup) -> None:
         outage = _Outage("leases")
         carried = 0
+        due_s = 0.0
         while not self._stopping.is_set():
-            pause_s = RENEW_S if self._arbiter.held else RENEW_S / 4
+            pause_s = LOOK_S
             try:
-                # Partitions may have been added since the last look.
-                await self.open()
-                for unit in self.units[carried:]:
-                    group.start_soon(self._carry, unit)
-                carried = len(self.units)
-                await self._arbiter.renew(self._wanted(), self._presence())
+                due = not self._arbiter.held or time.monotonic() >= due_s
+                if due:
+                    # Partitions may have been added since the last look.
+                    await self.open()
+                    for unit in self.units[carried:]:
+                        group.start_soon(self._carry, unit)
+                    carried = len(self.units)
+                if await self._arbiter.renew(self._wanted(), self._presence(), due=due):
+                    due_s = time.monotonic() + RENEW_S
                 outage.over()
-            except TransientError as error:
-                pause_s = outage.seen(error)
-                await self._revive()
-            except PermanentError as error:
-                log.error("The worker rests: repeating cannot mend this", extra={"reason": str(error)})  # noqa: TRY400
-                pause_s = outage.backoff.most_s
+                self._holds()
+            except NewerSchemaError as error:
+                log.critical("The worker ends: it can never work here", extra={"reason": str(error)})
+                self._fatal = error
+                self.stop()
+            except SidestreamError as error:
+                pause_s = min(outage.seen(error), outage.backoff.most_s)
+                self._health.unanswered(error, time.monotonic(), permanent=isinstance(error, PermanentError))
+                await self._revive(error)
             await self._rest(pause_s)
 
+    def _holds(self) -> None:
+        """Tell what this worker carries, and who carries the rest."""
+        places = {unit.keys.lease(): _place(unit) for unit in self.units}
+        places |= {task.lease_key: (task.name, None) for task in self._periodic}
+        owners = {places[key]: owner for key, owner in self._arbiter.owners.items() if key in places}
+        now_s = time.monotonic()
+        self._health.answered(now_s)
+        self._health.holds({places[key] for key in self._arbiter.held}, owners, now_s)
+
     async def _carry(self, unit: Unit) -> None:
-        key = unit.keys.lease()
+        key, place = unit.keys.lease(), _place(unit)
         outage = _Outage(f"{unit.keys.name}, partition {unit.partition.number}")
+        checked_s = time.monotonic()
         while not self._stopping.is_set():
+            if key in self._arbiter.left:
+                await self._rest(PAUSE_S)
+                await self._try_again(unit)
+                continue
             if key not in self._arbiter.held:
                 await self._rest(0.1)
                 continue
             try:
-                await unit.step(BLOCK_MS)
+                gone = unit.statistics.gone
+                moved = await unit.step(BLOCK_MS)
+                if moved:
+                    checked_s = time.monotonic()
+                elif time.monotonic() - checked_s >= self.options.recheck_s:
+                    await unit.declare()
+                    checked_s = time.monotonic()
+                if unit.statistics.gone == gone:
+                    self._health.progressed(place, time.monotonic())
                 outage.over()
-            except TransientError as error:
-                await self._rest(outage.seen(error))
             except OlderRecipeError as error:
-                log.error("A unit is left to workers with a newer recipe", extra={"reason": str(error)})  # noqa: TRY400
-                await self._rest(PAUSE_S)
-            except PermanentError as error:
-                log.error("A unit rests: repeating cannot mend this", extra=_about(unit, error))  # noqa: TRY400
-                await self._rest(PAUSE_S)
-            except Exception:
-                # A fault of ours must not end the other units, and must not be silent.
-                log.exception("A unit failed; it goes on from its cursor", extra={"unit": unit.keys.name})
-                await self._rest(outage.backoff.most_s)
+                self._leave_to_others(unit, error)
+            except SidestreamError as error:
+                self._health.failed(
+                    place, error.code, str(error), time.monotonic(), permanent=isinstance(error, PermanentError)
+                )
+                await self._rest(outage.seen(error))
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the other units; said by `fault`
+                self._health.failed(place, "fault", repr(error), time.monotonic())
+                await self._rest(outage.fault(error))
+
+    def _leave_to_others(self, unit: Unit, error: OlderRecipeError) -> None:
+        log.error("A unit is left to workers with a newer recipe", extra=_about(unit, error))
+        self._arbiter.leave_to_others(unit.keys.lease())
+        self._health.left(_place(unit), error, time.monotonic())
+
+    async def _try_again(self, unit: Unit) -> None:
+        """Ask whether this worker may carry a unit again that it left; without a lease, for asking moves nothing."""
+        try:
+            await unit.declare()
+        except SidestreamError:
+            # It is left all the same; if Redis is away, the loop of the leases says so.
+            return
+        self._arbiter.may_carry(unit.keys.lease())
+        self._health.may_carry(_place(unit))
+        log.info("Going on", extra={"what": f"{unit.keys.name}, partition {unit.partition.number}"})
 
     async def _repeat(self, task: Periodic) -> None:
         outage = _Outage(task.name)
+        place = (task.name, None)
         while not self._stopping.is_set():
             pause_s = task.every_s
             if task.lease_key in self._arbiter.held:
                 try:
                     await task.run()
                     outage.over()
-                except TransientError as error:
+                    # Until its next turn it has nothing to do.
+                    self._health.progressed(place, time.monotonic() + task.every_s)
+                except SidestreamError as error:
                     pause_s = max(pause_s, outage.seen(error))
-                except Exception:
-                    log.exception("A periodic task failed; it is repeated", extra={"task": task.name})
+                    self._health.failed(
+                        place, error.code, str(error), time.monotonic(), permanent=isinstance(error, PermanentError)
+                    )
+                except Exception as error:  # noqa: BLE001 - as in `_carry`
+                    pause_s = max(pause_s, outage.fault(error))
+                    self._health.failed(place, "fault", repr(error), time.monotonic())
             await self._rest(pause_s)
 
     def _wanted(self) -> dict[str, list[str]]:
@@ -215,12 +321,12 @@ class Worker:
             wanted.setdefault(unit.keys.name, []).append(unit.keys.lease())
         return wanted | {task.name: [task.lease_key] for task in self._periodic}
 
-    async def _revive(self) -> None:
-        if self.options.revive is not None:
+    async def _revive(self, error: SidestreamError) -> None:
+        if self.options.revive is not None and isinstance(error, TransientError):
             try:
                 await anyio.to_thread.run_sync(self.options.revive, abandon_on_cancel=True)
-            except Exception as error:  # noqa: BLE001 - whatever it is, Redis is still away, which has been said
-                log.warning("Redis could not be brought back", extra={"reason": str(error)})
+            except Exception as reason:  # noqa: BLE001 - whatever it is, Redis is still away, which has been said
+                log.warning("Redis could not be brought back", extra={"reason": str(reason)})
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -229,31 +335,58 @@ class Worker:
     def _presence(self) -> dict[str, str]:
         now = self.statistics()
         figures = {"events": str(now.events), "stale": str(now.stale), "units": str(now.units_held)}
-        return {**self.options.presence, **figures}
+        tasks = {
+            name: value if task.lease_key in self._arbiter.held else ""
+            for task in self._periodic
+            for name, value in task.presence().items()
+        }
+        troubles = msgspec.json.encode(self.health().troubles[:_TOLD]).decode()
+        return {**self.options.presence, **figures, **tasks, "troubles": troubles}
 
 
 class _Outage:
-    """Says once that something (a unit, the leases, a task) waits for Redis or a sink, and once that it goes on."""
+    """Says once that something (a unit, the leases, a task) is in trouble of some kind, and once that it goes on."""
 
     def __init__(self, what: str) -> None:
         self.backoff = Backoff()
         self._what = what
         self._failures = 0
+        self._said = ""
 
     def seen(self, error: SidestreamError) -> float:
         """Note a failure; return how many seconds to wait: what the far side asked for, else by back-off."""
         self._failures += 1
-        if self._failures == 1:
-            about = {"what": self._what, "code": error.code, "reason": str(error)}
+        about = {"what": self._what, "code": error.code, "reason": str(error)}
+        if isinstance(error, PermanentError):
+            if self._is_news(error.code):
+                log.error("It rests: repeating cannot mend this", extra=about)
+            return _REFUSED.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
+        if self._is_news("waits"):
             log.warning("Waiting: no answer from Redis, or from where a sink delivers", extra=about)
         asked_s: float | None = getattr(error, "retry_after_s", None)
         return asked_s or self.backoff.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
+
+    def fault(self, error: Exception) -> float:
+        """Note a fault of ours; return how many seconds to wait."""
+        self._failures += 1
+        if self._is_news(repr(error)):
+            log.error("It failed, and goes on from where it stood", exc_info=error, extra={"what": self._what})
+        return self.backoff.most_s
 
     def over(self) -> None:
         """Note a success."""
         if self._failures:
             log.info("Going on", extra={"what": self._what, "failures": self._failures})
         self._failures = 0
+        self._said = ""
+
+    def _is_news(self, kind: str) -> bool:
+        is_news, self._said = kind != self._said, kind
+        return is_news
+
+
+def _place(unit: Unit) -> Place:
+    return unit.effect.name, unit.partition.number
 
 
 def _about(unit: Unit, error: SidestreamError) -> dict[str, str | int]:

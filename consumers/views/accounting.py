@@ -11,6 +11,7 @@ from typing import Final, cast
 from msgspec import Struct
 
 from pipeline.connection import AsyncServer, Reply
+from pipeline.errors import RefusedError
 from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
 from pipeline.scripting import script
 
@@ -19,6 +20,20 @@ MOST_ENTRIES: Final = 1_000
 
 MOST_BYTES: Final = 8 << 20
 """Bytes of unread entries that are looked through: 5-15 ms of the server's time."""
+
+STOOD_STILL_MS: Final = 24 * 3_600_000
+"""A handler that takes nothing for a day while entries wait is dead, and holds the stream: somebody must look."""
+
+
+def stood_still_ms(now_ms: int, at_ms: int, oldest_ms: int) -> int:
+    """Return how long a cursor has stood still while entries waited.
+
+    Args:
+        now_ms: The broker's time.
+        at_ms: That of the cursor's last move.
+        oldest_ms: That of the oldest entry which it has not taken whole; `now_ms` where there is none.
+    """
+    return max(0, now_ms - max(at_ms, oldest_ms))
 
 
 class UnitAccount(Struct, frozen=True):
@@ -40,6 +55,8 @@ class UnitAccount(Struct, frozen=True):
     recipe: str
     since_ms: int
     """Complete since: entries appended before had been trimmed when the unit was declared; 0 is the very beginning."""
+    declared_ms: int
+    """When the unit was declared."""
     at_ms: int
     """Time of the last commit."""
     now_ms: int
@@ -58,6 +75,9 @@ class UnitAccount(Struct, frozen=True):
     frames: int
     lost: int
     trimmed: int
+    """Appended events that are no longer in the stream."""
+    trimmed_foreign: int
+    """Foreign ones."""
     outstanding: int
     outstanding_foreign: int
     outstanding_entries: int
@@ -74,9 +94,22 @@ class UnitAccount(Struct, frozen=True):
         entered = self.appended + self.foreign + self.outstanding_foreign - self.base
         return entered - (self.committed + self.known + self.dead + self.skipped + self.outstanding)
 
+    def stood_still_ms(self) -> int:
+        """Return how long the cursor has stood still while entries waited; 0 where it never began."""
+        return stood_still_ms(self.now_ms, self.at_ms, self.committed_to_ms) if self.declared else 0
 
-async def read_unit_accounts(server: AsyncServer, keys: Keys, partitions: int) -> list[UnitAccount]:
+
+async def read_unit_accounts(
+    server: AsyncServer, keys: Keys, partitions: int, unreadable: dict[str, str] | None = None
+) -> list[UnitAccount]:
     """Read the account of every declared unit, in the order of partition, version and handler.
+
+    Args:
+        server: Where.
+        keys: The namespace's.
+        partitions: How many it has.
+        unreadable: Where it is given, a unit whose account is refused (a key that somebody has overwritten) is put
+            here, with the reason, and the others are read all the same.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
@@ -85,7 +118,14 @@ async def read_unit_accounts(server: AsyncServer, keys: Keys, partitions: int) -
     found: list[UnitAccount] = []
     for number, flat in enumerate(declared):
         for (version, handler), kind in sorted(_parse_declared(flat).items()):
-            found.append(await read_unit_account(server, keys.partition(number), handler, version=version, kind=kind))
+            try:
+                account = await read_unit_account(server, keys.partition(number), handler, version=version, kind=kind)
+            except RefusedError as error:
+                if unreadable is None:
+                    raise
+                unreadable[f"{handler} v{version}, partition {number}"] = str(error)
+            else:
+                found.append(account)
     return found
 
 
@@ -126,6 +166,7 @@ def _parse_account(reply: Reply, handler: str, version: int, partition: int, kin
         done=cursor.get("done", "0-0"),
         recipe=cursor.get("recipe", ""),
         since_ms=int(cursor.get("since", 0)),
+        declared_ms=int(cursor.get("declared", 0)),
         at_ms=int(cursor.get("at", 0)),
         now_ms=now_ms,
         committed_to_ms=int(oldest.partition(b"-")[0]) if oldest else now_ms,
@@ -141,12 +182,14 @@ def _parse_account(reply: Reply, handler: str, version: int, partition: int, kin
         frames=int(counters.get("frames", 0)),
         lost=int(counters.get("lost", 0)),
         trimmed=int(counters.get("trimmed", 0)),
+        trimmed_foreign=int(counters.get("trimmed_foreign", 0)),
         outstanding=int(events),
         outstanding_foreign=int(foreign),
         outstanding_entries=int(entries),
         outstanding_at_least=bool(bounded),
         dead_letters=int(dead_letters),
-        lag=None if lag is None else int(lag),
+        # Below 0 the group says that it has read more than ever was: somebody has deleted the stream.
+        lag=None if lag is None or int(lag) < 0 else int(lag),
     )
 
 

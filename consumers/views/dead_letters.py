@@ -9,7 +9,6 @@ from consumers.letters import DeadLetter
 from pipeline.connection import AsyncServer
 from pipeline.keys import LIVE_VERSION, Keys
 
-
 _PAGE: Final = 200
 """Letters of one read: at most 13 MB of bodies."""
 

@@ -9,9 +9,12 @@ The identities (in events; `docs/wire.md` and ARCHITECTURE.md explain the terms)
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
-from consumers.views.accounting import UnitAccount, read_unit_accounts
+from consumers.runtime.health import UnitHealth
+from consumers.runtime.memory_watch import Level, MemoryReading
+from consumers.views.accounting import STOOD_STILL_MS, UnitAccount, read_unit_accounts
 from consumers.views.inflight import InFlight, in_flight, oldest_first
 from pipeline.connection import AsyncServer, Command, parse_info
 from pipeline.keys import Keys
@@ -19,6 +22,9 @@ from pipeline.presence import Presence, read_presences
 
 SILENT_MS: Final = 15_000
 """A producer speaks every five seconds at least: after three times that it is gone, or cut off."""
+
+
+_TROUBLES: Final = msgspec.json.Decoder(tuple[UnitHealth, ...])
 
 
 class Broken(Struct, frozen=True):
@@ -29,7 +35,7 @@ class Broken(Struct, frozen=True):
 
 
 class WorkerPresence(Struct, frozen=True):
-    """One worker that is alive."""
+    """One worker that is alive, and what of what it holds waits or is stuck: at most 20, those that are stuck first."""
 
     name: str
     version: str
@@ -37,6 +43,10 @@ class WorkerPresence(Struct, frozen=True):
     units: int
     events: int
     stale: int
+    troubles: tuple[UnitHealth, ...] = ()
+    memory_limit: int = 0
+    """Bytes that the server may use, as the one that keeps house knows; 0 where it is another, or there is no limit."""
+    memory_hours_left: float | None = None
 
 
 class ProducerStatus(Struct, frozen=True):
@@ -54,10 +64,24 @@ class ProducerStatus(Struct, frozen=True):
 
 
 class Memory(Struct, frozen=True):
-    """The server's memory in bytes; `limit` is 0 where there is none."""
+    """The server's memory in bytes; `limit` is 0 where there is none.
+
+    `hours_left` at the rate of the last hour, as the worker that keeps house reckons; None where it cannot say.
+    """
 
     used: int
     limit: int
+    level: Level = "ok"
+    hours_left: float | None = None
+
+
+class Stalled(Struct, frozen=True):
+    """A handler whose cursor has stood still for a day while entries wait: it holds the stream."""
+
+    handler: str
+    version: int
+    partition: int
+    still_ms: int
 
 
 class Status(Struct, frozen=True):
@@ -71,6 +95,7 @@ class Status(Struct, frozen=True):
     workers: Sequence[WorkerPresence]
     accounts: Sequence[UnitAccount]
     broken: Sequence[Broken]
+    stalled: Sequence[Stalled] = ()
 
 
 async def read_status(server: AsyncServer, keys: Keys, partitions: int) -> Status:
@@ -81,20 +106,24 @@ async def read_status(server: AsyncServer, keys: Keys, partitions: int) -> Statu
     """
     before = await read_presences(server, keys)
     fences = await _read_fences(server, keys, before)
-    accounts = await read_unit_accounts(server, keys, partitions)
+    unreadable: dict[str, str] = {}
+    accounts = await read_unit_accounts(server, keys, partitions, unreadable)
     seconds, microseconds = await server.call("TIME")
     now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
     producers = [_producer(presence, now_ms) for presence in before]
     broken = [*_broken_producers(producers), *_broken_fences(producers, fences), *_broken_units(accounts)]
+    broken += [Broken(where, f"cannot be read: {reason}") for where, reason in unreadable.items()]
+    workers = await _workers(server, keys)
     return Status(
         as_of_ms=now_ms,
         partitions=partitions,
-        memory=await _memory(server),
+        memory=await _memory(server, workers),
         producers=producers,
         in_flight=oldest_first([row for p in producers for row in in_flight(p.presence, p.life, now_ms)]),
-        workers=await _workers(server, keys),
+        workers=workers,
         accounts=accounts,
         broken=broken,
+        stalled=_stalled(accounts),
     )
 
 
@@ -173,9 +202,22 @@ def _unbalanced(account: UnitAccount) -> str:
     return f"{abs(more)} events {'entered and are nowhere' if more > 0 else 'are counted and never entered'}"
 
 
-async def _memory(server: AsyncServer) -> Memory:
+def _stalled(accounts: Sequence[UnitAccount]) -> list[Stalled]:
+    return [
+        Stalled(account.handler, account.version, account.partition, account.stood_still_ms())
+        for account in accounts
+        if account.kind != "sink" and account.stood_still_ms() >= STOOD_STILL_MS
+    ]
+
+
+async def _memory(server: AsyncServer, workers: Sequence[WorkerPresence]) -> Memory:
     fields = parse_info(await server.call("INFO", "memory"))
-    return Memory(int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0)))
+    budgets = [worker.memory_limit for worker in workers if worker.memory_limit]
+    reading = MemoryReading(
+        int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0)) or max(budgets, default=0)
+    )
+    hours = [worker.memory_hours_left for worker in workers if worker.memory_hours_left is not None]
+    return Memory(reading.used, reading.limit, reading.level, min(hours, default=None))
 
 
 async def _workers(server: AsyncServer, keys: Keys) -> list[WorkerPresence]:
@@ -193,6 +235,9 @@ async def _workers(server: AsyncServer, keys: Keys) -> list[WorkerPresence]:
                     int(record.get("units", 0)),
                     int(record.get("events", 0)),
                     int(record.get("stale", 0)),
+                    _TROUBLES.decode(record.get("troubles", "[]")),
+                    int(record.get("memory_limit") or 0),
+                    float(hours) if (hours := record.get("memory_hours_left")) else None,
                 )
             )
     return sorted(found, key=lambda worker: worker.name)

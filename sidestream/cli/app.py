@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from sidestream.cli import alerts, dlq, replay, spool
+from sidestream.cli import alerts, dlq, handler, replay, spool
+from sidestream.cli.health import health
+from sidestream.cli.purge import purge
 from sidestream.cli.report import report
 from sidestream.cli.status import status
 from sidestream.cli.worker import worker
@@ -21,8 +23,11 @@ app = typer.Typer(
 app.command()(worker)
 app.command()(status)
 app.command()(report)
+app.command()(health)
+app.command()(purge)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(handler.app, name="handler")
 app.add_typer(replay.app, name="replay")
 app.add_typer(spool.app, name="spool")
 

@@ -14,6 +14,7 @@ from pipeline.units import NANO_PER_USD, US_PER_MS, US_PER_S
 NOTHING: Final = "–"  # noqa: RUF001 - an en dash is what a table shows for "nothing here"
 
 _THOUSAND: Final = 1_000
+_KIBI: Final = 1_024
 _A_MINUTE: Final = 60
 _TENTH_OF_A_CENT: Final = 0.001
 _CENT: Final = 0.01
@@ -54,6 +55,16 @@ def duration(time_us: int | None) -> str:
     minutes, seconds = divmod(round(time_us / US_PER_S), _A_MINUTE)
     hours, rest = divmod(minutes, _A_MINUTE)
     return f"{hours} h {rest:02d} m" if hours else f"{minutes} m {seconds:02d} s"
+
+
+def size(size_bytes: int) -> str:
+    """Return bytes: 950 B, 12.3 KiB, 4.5 MiB, 1.2 GiB."""
+    value, unit = float(size_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if round(value, 1) < _KIBI:
+            break
+        value, unit = value / _KIBI, larger
+    return f"{value:,.1f} {unit}" if unit != "B" else f"{size_bytes} B"
 
 
 def percent(ratio: float | None) -> str:

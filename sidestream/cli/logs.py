@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Final
 
+from pipeline.log import in_words
+
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -15,15 +17,13 @@ class KeyValueFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
-        values = " ".join(f"{key}={_quoted(value)}" for key, value in vars(record).items() if key not in _OWN)
-        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {record.getMessage()}"
+        sentence = record.getMessage()
+        values = in_words({key: value for key, value in vars(record).items() if key not in _OWN})
+        if values and sentence.endswith(values):
+            values = ""  # said already, by `pipeline.log.say`
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {sentence}"
         text = f"{line}  {values}" if values else line
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return repr(text) if " " in text or not text else text
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -3,13 +3,15 @@
 Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 used wrongly, 3 Redis cannot be used.
 """
 
+import io
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TypeAlias
+from typing import IO, Annotated, Final, NoReturn, TextIO, TypeAlias, cast
 
 import anyio
 import typer
@@ -34,6 +36,14 @@ Namespace: TypeAlias = Annotated[
 RedisUrl: TypeAlias = Annotated[
     str | None,
     typer.Option("--redis-url", help="Where Redis is; default SIDESTREAM_REDIS_URL, else the embedded server."),
+]
+HealthPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--health-port", help="The port where a worker tells its health; default SIDESTREAM_HEALTH_PORT."),
+]
+HealthHost: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--health-host", help="The address there; default SIDESTREAM_HEALTH_HOST, else 127.0.0.1."),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -139,8 +149,34 @@ def fail(message: str, code: int) -> NoReturn:
 
 def console() -> Console:
     """Return a console for standard output: colours and the terminal's width where there is one, else 120 columns."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(soft_wrap=False, highlight=False, width=None if known else 120)
+    terminal = sys.stdout.isatty()
+    known = terminal or "COLUMNS" in os.environ
+    file = sys.stdout if terminal else cast("IO[str]", _Unpadded(sys.stdout))
+    return Console(file=file, soft_wrap=False, highlight=False, width=None if known else 120)
+
+
+class _Unpadded(io.TextIOBase):
+    """Text for a file or another program: without the blanks that fill a line up to the terminal's width."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - an attribute in the typeshed
+        """Say how text is written, as rich asks."""
+        return self._file.encoding
+
+    def write(self, text: str, /) -> int:
+        """Write whole lines, as rich does."""
+        self._file.write(_PADDING.sub("\n", text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what is written."""
+        self._file.flush()
+
+
+_PADDING: Final = re.compile(r"[ \t]+\n")
 
 
 def print_json(document: bytes) -> None:

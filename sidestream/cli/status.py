@@ -10,7 +10,7 @@ from rich.text import Text
 from consumers.alerts.store import AlertRow, read_alerts
 from consumers.views.accounting import UnitAccount
 from consumers.views.inflight import InFlight
-from consumers.views.status import ProducerStatus, Status, WorkerPresence, read_status
+from consumers.views.status import Memory, ProducerStatus, Stalled, Status, WorkerPresence, read_status
 from pipeline.keys import LIVE_VERSION
 from pipeline.presence import Presence
 from pipeline.units import US_PER_MS
@@ -69,6 +69,8 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
         f"{found.partitions} partitions, {_size(found.memory.used)}{limit} in use",
         markup=False,
     )
+    for line in _memory(found.memory):
+        out.print(line, style="red" if found.memory.level == "critical" else "yellow")
     if not facts.aof:
         out.print("Its AOF is off: what was appended is lost when the server crashes.", style="yellow")
     _section(out, "Producers", _producers(found.producers), "None yet: an application publishes after configure().")
@@ -78,12 +80,17 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
     if any(row.state == "unknown" for row in found.in_flight):
         out.print("Last seen: it died with its producer, or that one is cut off from Redis.", style="dim")
     _section(out, "Workers", _workers(found.workers), "None is alive: start one with `sidestream worker`.")
+    for name, trouble in [(worker.name, trouble) for worker in found.workers for trouble in worker.troubles]:
+        style = "red" if trouble.state == "stuck" else "yellow"
+        out.print(f"{harmless(name)}: {harmless(trouble.sentence)}", style=style, markup=False)
     _section(
         out,
         "Handlers",
         _handlers(found.accounts, wide=out.width >= WIDE),
         "None is declared yet: a worker declares them.",
     )
+    for stalled in found.stalled:
+        out.print(_standing(stalled), style="red", markup=False)
     _section(out, "Alerts", rules_table(alerts), "")
     out.print()
     if found.broken:
@@ -91,6 +98,24 @@ def _print(out: Console, session: Session, found: Status, alerts: list[AlertRow]
             out.print(f"Broken: {broken.where}: {broken.what}", style="bold red", markup=False)
     else:
         out.print(_verdict(found), style="green")
+
+
+def _memory(memory: Memory) -> list[str]:
+    """Say how full the server is, where that is worth a word."""
+    if memory.level == "ok":
+        return []
+    left = f", and full in {memory.hours_left:.1f} h at the present rate" if memory.hours_left is not None else ""
+    early = ": entries that all handlers have taken go early" if memory.level == "critical" else ""
+    return [f"Its memory is {memory.used / memory.limit:.0%} full{left}{early}."]
+
+
+def _standing(stalled: Stalled) -> str:
+    unit = f"{stalled.handler} v{stalled.version}, partition {stalled.partition}"
+    still = duration(stalled.still_ms * US_PER_MS)
+    return (
+        f"{unit}: has stood still for {still} while entries wait, and holds the stream. Run it, or "
+        f"`sidestream handler retire {stalled.handler} --version {stalled.version}`."
+    )
 
 
 def _section(out: Console, title: str, table: Table, empty: str) -> None:
@@ -172,7 +197,7 @@ def _open_for_long(rows: Sequence[InFlight], *, wide: bool) -> Table:
         table.add_row(
             duration(row.open_ms * US_PER_MS),
             *(Text(harmless(text)) for text in (what, operation.agent, row.service, *ids)),
-            "slow" if is_open else f"last seen {duration(row.seen_ms * US_PER_MS)} ago",
+            row.state if is_open else f"last seen {duration(row.seen_ms * US_PER_MS)} ago",
             style="" if is_open else "dim",
         )
     if len(rows) > OPEN_SHOWN:
@@ -220,6 +245,7 @@ def _verdict(found: Status) -> str:
     )
     asides = [
         (dead, "dead-lettered"),
+        (sum(account.skipped for account in found.accounts), "skipped by sinks too far behind"),
         (sum(producer.presence.shed for producer in found.producers), "shed"),
         (sum(producer.presence.invalid for producer in found.producers), "refused as invalid"),
         (sum(producer.at_risk for producer in found.producers), "at risk with producers that are gone"),

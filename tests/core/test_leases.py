@@ -63,3 +63,15 @@ def test_two_that_look_at_once_reach_for_different_units() -> None:
     first = decide(LeaseView("a", "metrics", [""] * UNITS, ["a", "b"]))
     second = decide(LeaseView("b", "metrics", [""] * UNITS, ["a", "b"]))
     assert not set(first.take) & set(second.take)
+
+
+def test_a_worker_that_is_behind_leaves_everything_to_those_who_are_not() -> None:
+    """Whoever is not among those that may carry every unit hands back what it has, and takes nothing."""
+    plan = decide(LeaseView("old", "metrics", ["old", "", "new", "old"], ["new"]))
+    assert (plan.take, plan.hand_back) == ([], [0, 3])
+
+
+def test_among_workers_that_are_behind_each_takes_only_what_it_may() -> None:
+    """There is nobody else: what none of them may carry stays free, the rest is shared."""
+    plan = decide(LeaseView("a", "metrics", ["a", "", "a", ""], ["a"], frozenset({0, 1})))
+    assert (sorted(plan.take), plan.hand_back) == ([2, 3], [0])

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from consumers.sinks.export import from_environ
+from sidestream.cli.health import TIMEOUT_S
 from sidestream.compose import parse_handlers
+from sidestream.health_settings import load_health_settings
 from sidestream.settings import load_settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,6 +59,19 @@ def test_the_worker_understands_every_variable_that_it_is_given(services: dict[s
     assert from_environ(plain) is None
     with_token = {name: resolved(value, LOGFIRE_TOKEN="pylf_v1_us_x") for name, value in template.items()}
     assert from_environ(with_token) is not None
+
+
+def test_the_container_engine_asks_the_worker_how_it_is(services: dict[str, Any]) -> None:
+    """On the port that the worker was given, in less time than lies between two questions; the image does the same."""
+    worker = services["worker"]
+    check = worker["healthcheck"]
+    assert check["test"] == ["CMD", "sidestream", "health"]
+    assert TIMEOUT_S < int(check["timeout"].removesuffix("s")) < int(check["interval"].removesuffix("s"))
+    port = load_health_settings(worker["environment"]).port
+    assert port is not None
+    text = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+    assert f"ENV SIDESTREAM_HEALTH_PORT={port}\n" in text
+    assert re.search(r'^HEALTHCHECK .* CMD \["sidestream", "health"\]$', text, re.MULTILINE)
 
 
 def test_the_image_installs_the_extra_that_the_worker_needs() -> None:

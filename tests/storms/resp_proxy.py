@@ -15,7 +15,7 @@ import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Fate: TypeAlias = Literal["pass", "refuse", "cut_before", "drop_reply", "delay"]
 
@@ -78,17 +78,32 @@ class Messages:
         return message
 
 
+class Sent(NamedTuple):
+    """A command that the server is to answer, and what becomes of the answer."""
+
+    fate: Fate
+    command: bytes
+
+
 @dataclass(eq=False)
-class _Exchange:
-    """One client's connection: what is still to be answered, in order; bytes stand for an answer of the proxy's own."""
+class Exchange:
+    """One client's connection: what is still to be answered, in order; bytes stand for an answer of the proxy's own.
+
+    While it is `held` only the server's side is cut: the client waits for what is held up on its way. When the client
+    is gone, an answer is still waited for, for `follow_s` seconds.
+    """
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
-    expected: deque[Fate | bytes] = field(default_factory=deque["Fate | bytes"])
+    expected: deque[Sent | bytes] = field(default_factory=deque["Sent | bytes"])
+    held: bool = False
+    follow_s: float = 0.0
+    answers: "asyncio.Future[None] | None" = None
 
     def cut(self) -> None:
         """End both connections."""
-        self.client.transport.abort()
+        if not self.held:
+            self.client.transport.abort()
         self.server.transport.abort()
 
     def answer_refused(self) -> None:
@@ -112,11 +127,11 @@ class FaultProxy:
         self.holding = False
         """Whether new connections are refused."""
         self.happened: Counter[str] = Counter()
+        self.upstream = upstream
         self._path = path
-        self._upstream = upstream
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
-        self._exchanges: set[_Exchange] = set()
-        self._loop = asyncio.new_event_loop()
+        self._exchanges: set[Exchange] = set()
+        self.loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fault-proxy")
 
@@ -127,7 +142,7 @@ class FaultProxy:
 
     def stop(self) -> None:
         """End every connection, and the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
     def hold(self) -> None:
@@ -140,7 +155,7 @@ class FaultProxy:
                 exchange.cut()
             done.set()
 
-        self._loop.call_soon_threadsafe(cut)
+        self.loop.call_soon_threadsafe(cut)
         done.wait()
 
     def release(self) -> None:
@@ -148,43 +163,50 @@ class FaultProxy:
         self.holding = False
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_unix_server(self._serve, self._path))
+        asyncio.set_event_loop(self.loop)
+        server = self.loop.run_until_complete(asyncio.start_unix_server(self._serve, self._path))
         self._ready.set()
-        self._loop.run_forever()
+        self.loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        for task in asyncio.all_tasks(self.loop):
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.holding:
             writer.transport.abort()
             return
         try:
-            upstream_reader, upstream = await asyncio.open_unix_connection(self._upstream)
+            upstream_reader, upstream = await asyncio.open_unix_connection(self.upstream)
         except OSError:
             writer.transport.abort()
             return
-        exchange = _Exchange(writer, upstream)
+        exchange = Exchange(writer, upstream)
         if self.holding:  # since it was let in
             exchange.cut()
             return
         self._exchanges.add(exchange)
         try:
-            answers = asyncio.ensure_future(self._answer(Messages(upstream_reader), exchange))
+            exchange.answers = asyncio.ensure_future(self.answer(Messages(upstream_reader), exchange))
             await self._forward(Messages(reader), exchange)
-            answers.cancel()
+            if exchange.follow_s and exchange.expected:
+                await asyncio.wait([exchange.answers], timeout=exchange.follow_s)
+            exchange.answers.cancel()
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._exchanges.discard(exchange)
             exchange.cut()
 
-    def _fate(self, message: bytes) -> Fate:
-        if command_name(message) not in FAULTED:
+    def draw_fate(self, command: bytes) -> Fate:
+        """Return what is to become of a command."""
+        if command_name(command) not in FAULTED:
             return "pass"
+        return self.draw()
+
+    def draw(self) -> Fate:
+        """Draw a fate at the rates that are set."""
         draw = self._dice.random()
         for fate, share in self.rates.items():
             draw -= share
@@ -192,9 +214,16 @@ class FaultProxy:
                 return fate
         return "pass"
 
-    async def _forward(self, commands: Messages, exchange: _Exchange) -> None:
+    async def before_forwarding(self, command: bytes, exchange: Exchange) -> None:
+        """Hold a command up, or make note of it; here it goes on at once."""
+
+    def note_answer(self, command: bytes, answer: bytes, exchange: Exchange) -> None:
+        """Make note of what the server answered, whether or not the client will hear it."""
+
+    async def _forward(self, commands: Messages, exchange: Exchange) -> None:
         while (message := await commands.next()) is not None and not exchange.server.is_closing():
-            match self._fate(message):
+            await self.before_forwarding(message, exchange)
+            match self.draw_fate(message):
                 case "cut_before":
                     self.happened["cut_before"] += 1
                     return
@@ -203,15 +232,21 @@ class FaultProxy:
                     exchange.expected.append(self._dice.choice(REFUSALS))
                     exchange.answer_refused()
                 case fate:
-                    exchange.expected.append(fate)
+                    exchange.expected.append(Sent(fate, message))
                     exchange.server.write(message)
                     await exchange.server.drain()
 
-    async def _answer(self, replies: Messages, exchange: _Exchange) -> None:
+    async def answer(self, replies: Messages, exchange: Exchange) -> None:
+        """Hand on what the server answers, until it or the client is gone."""
         try:
-            while (message := await replies.next()) is not None and not exchange.client.is_closing():
+            while (message := await replies.next()) is not None:
                 # It stays the first in the line until it is written: a refusal behind it must not overtake it.
-                match exchange.expected[0]:
+                sent = exchange.expected[0]
+                assert isinstance(sent, Sent), "the proxy's own answers are given before the next of the server"
+                self.note_answer(sent.command, message, exchange)
+                if exchange.client.is_closing():
+                    break
+                match sent.fate:
                     case "drop_reply":
                         self.happened["drop_reply"] += 1
                         break

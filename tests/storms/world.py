@@ -15,7 +15,7 @@ from typing import Final
 from storms.oracle import Process, Testimony
 from support import server_binary
 
-from pipeline.connection import RedisSettings, Server
+from pipeline.connection import RedisSettings, Server, parse_info
 from pipeline.errors import SidestreamError
 
 START_S: Final = 20.0
@@ -38,13 +38,13 @@ class OwnServer:
         self._data.mkdir()
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, *more: str) -> subprocess.Popen[bytes]:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._data), "--save", ""]
         # Under `everysec` a server may answer although its write to the file is put off by an fsync that is under way:
         # a kill may then lose what was answered. Here only `roll_back` loses, and it is known to the event what.
         # And a file that were written anew while it is copied would make no copy of one moment.
         persistence = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
-        command = [str(self.binary), *options, *persistence]
+        command = [str(self.binary), *options, *persistence, *more]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with contextlib.closing(self.client()) as client:
             ready = threading.Event()
@@ -64,10 +64,21 @@ class OwnServer:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """Kill it, and start it on what its file holds."""
+    def restart(self, *more: str) -> None:
+        """Kill it, and start it on what its file holds; `more` are options of the server."""
         self.kill()
-        self.process = self._start()
+        self.process = self._start(*more)
+
+    def compact(self) -> None:
+        """Let it write its file anew, so that it starts soon; wait until it has."""
+        with contextlib.closing(self.client()) as client, contextlib.suppress(SidestreamError):
+            client.call("BGREWRITEAOF")
+            deadline_s = time.monotonic() + START_S
+            while time.monotonic() < deadline_s:
+                facts = parse_info(client.call("INFO", "persistence"))
+                if facts["aof_rewrite_in_progress"] == facts["aof_rewrite_scheduled"] == "0":
+                    return
+                time.sleep(0.01)
 
     def remember(self) -> None:
         """Copy its files as they are now."""

@@ -1,0 +1,140 @@
+"""`sidestream handler`: what each handler holds of the stream, and how to end it."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from consumers.removal import HeldError, holders, retire, survey_unit
+from consumers.views.handlers import HandlerHold, read_handlers
+from pipeline.errors import SettingsError
+from pipeline.keys import LIVE_VERSION
+from pipeline.units import US_PER_MS
+from sidestream.cli.human import NOTHING, counted, duration, instant, size
+from sidestream.cli.removals import print_survey, removal_json
+from sidestream.cli.session import (
+    EXIT_FINDING,
+    AsJson,
+    Namespace,
+    Place,
+    RedisUrl,
+    Session,
+    console,
+    fail,
+    open_session,
+    print_json,
+    run_async,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Handlers: what each holds of the stream, and how to end it.")
+
+SCHEMA = "sidestream.handlers/1"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MS_PER_S = 1_000
+
+
+@app.command("ls")
+def list_handlers(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
+    """List what is declared: since when, how far behind, and how much of the stream it holds."""
+
+    async def command() -> int:
+        async with open_session(Place(namespace, redis_url)) as session:
+            found = await read_handlers(session.server, session.keys, session.partitions)
+            seconds, microseconds = await session.server.call("TIME")
+        now_ms = int(seconds) * _MS_PER_S + int(microseconds) // _MS_PER_S
+        if as_json:
+            print_json(msgspec.json.encode({"schema": SCHEMA, "as_of_ms": now_ms, "handlers": found}))
+        elif found:
+            console().print(_table(found, now_ms))
+        else:
+            console().print("None is declared yet: a worker declares them.")
+        return 0
+
+    run_async(command)
+
+
+@app.command("retire")
+def retire_handler(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A handler, from `handler ls`.")],
+    *,
+    version: Annotated[int, typer.Option(min=1, help="Which version of its state.")] = LIVE_VERSION,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """End a handler's hold of the stream, and delete its state: cursor, windows, dead letters, all of it.
+
+    Exit code 1 while a worker runs it.
+    """
+
+    async def command() -> int:
+        if not _NAME.fullmatch(name):
+            raise SettingsError(f"{name!r} is no name of a handler; `sidestream handler ls` lists them")
+        async with open_session(Place(namespace, redis_url)) as session:
+            return await _retire(session, f"v{version}:{name}", yes=yes, as_json=as_json)
+
+    run_async(command)
+
+
+async def _retire(session: Session, unit: str, *, yes: bool, as_json: bool) -> int:
+    place = session.server, session.keys, session.partitions
+    survey = await survey_unit(*place, unit)
+    if not survey.keys:
+        known = ", ".join(f"{row.handler} --version {row.version}" for row in await read_handlers(*place))
+        raise SettingsError(f"{unit} has nothing here; known are {known or 'none'}")
+    held_by = await holders(*place, unit)
+    done = yes and not held_by
+    if done:
+        try:
+            await retire(*place, unit)
+        except HeldError as error:
+            fail(str(error), EXIT_FINDING)
+    if as_json:
+        print_json(removal_json(unit, survey, done=done, held_by=held_by))
+    else:
+        out = console()
+        what = f"{unit}, {counted(survey.keys, 'key')}"
+        out.print(f"{'Retired' if done else 'Would retire'} {what}:", markup=False)
+        print_survey(out, survey)
+    if held_by:
+        fail(f"{unit} is held by {', '.join(held_by)}: stop that first, or run it without this handler", EXIT_FINDING)
+    if not (done or as_json):
+        console().print("Nothing has been changed; --yes does it.")
+    return 0
+
+
+def _table(found: Sequence[HandlerHold], now_ms: int) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False)
+    names = (
+        "HANDLER",
+        "KIND",
+        "#PARTITIONS",
+        "DECLARED",
+        "COMPLETE SINCE",
+        "#LAG",
+        "#HOLDS",
+        "#MEMORY",
+        "#OLDEST",
+        "#SKIPPED",
+    )
+    for name in names:
+        table.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
+    for row in found:
+        table.add_row(
+            row.handler if row.version == LIVE_VERSION else f"{row.handler} v{row.version}",
+            row.kind,
+            str(row.partitions),
+            instant(row.declared_ms // _MS_PER_S),
+            instant(row.since_ms // _MS_PER_S) if row.since_ms else "the beginning",
+            "unknown" if row.lag is None else f"{row.lag:,}",
+            counted(row.entries, "entry", "entries"),
+            size(row.bytes),
+            NOTHING if row.oldest_ms is None else duration((now_ms - row.oldest_ms) * US_PER_MS),
+            f"{row.skipped:,}",
+        )
+    return table
