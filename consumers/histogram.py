@@ -7,7 +7,6 @@ Source: OpenTelemetry metrics data model, "Exponential Histogram", mapping funct
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from functools import cache
 from typing import Final
 
 SCALE: Final = 3
@@ -41,15 +40,20 @@ def bucket_of(value: int) -> int:
     return octave * _PER_OCTAVE + bisect_left(_BOUNDARIES[octave], value)
 
 
-def bucket_name(measure: str, value: int) -> str:
-    """Return the name of the counter that counts a value: `<measure>.<bucket>`."""
-    return _names(measure)[bucket_of(value) + 1]
+def bucket_names(measure: str) -> tuple[str, ...]:
+    """Return the names of a measure's counters, `<measure>.<bucket>`, in the order of `UPPER_BOUNDS`."""
+    return tuple(f"{measure}.{bucket}" for bucket in range(ZERO, ZERO + len(UPPER_BOUNDS)))
 
 
-@cache
-def _names(measure: str) -> tuple[str, ...]:
-    """Return the names of all buckets of a measure, `ZERO` first."""
-    return tuple(f"{measure}.{bucket}" for bucket in range(ZERO, _OCTAVES * _PER_OCTAVE + _PER_OCTAVE))
+def _upper_bounds() -> tuple[int, ...]:
+    bounds = [0]
+    for octave in range(_OCTAVES):
+        bounds += [*_BOUNDARIES[octave], 1 << (octave + 1)]
+    return tuple(bounds)
+
+
+UPPER_BOUNDS: Final = _upper_bounds()
+"""The largest integer of each bucket, `ZERO` first: `bisect_left` finds the place of a value's bucket at once."""
 
 
 def upper_bound(bucket: int) -> float:

@@ -105,7 +105,8 @@ class StateReader:
         ]
         found: dict[bytes, int] = {}
         for reply in await self._all(commands):
-            found.update(zip(reply[::2], (int(float(score)) for score in reply[1::2]), strict=True))
+            for name, score in zip(reply[::2], reply[1::2], strict=True):
+                found[name] = max(found.get(name, 0), int(float(score)))
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
         return [Operation(*_OPERATION.decode(name), duration_us) for name, duration_us in ordered]
 

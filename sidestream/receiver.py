@@ -221,6 +221,11 @@ class _Server(ThreadingHTTPServer):
         self._open_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), _Handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Pass over a client that was killed while it spoke; anything else is printed, as the library does."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # pyright: ignore[reportArgumentType]
+
     def process_request(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         """Remember a connection and serve it in a thread."""
         with self._open_lock:

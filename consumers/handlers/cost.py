@@ -3,6 +3,7 @@
 An unknown price is *unpriced*: counted, with its tokens, and never 0.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -11,7 +12,7 @@ import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import bucket_name
+from consumers.histogram import UPPER_BOUNDS, bucket_names
 from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, UNPRICED_TOKENS
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
@@ -22,6 +23,7 @@ from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 2
 
+_COST_BUCKETS: Final = bucket_names(COST)
 RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 
 
@@ -75,7 +77,7 @@ class CostHandler:
         else:
             _add(cell, COST, priced.nano_usd)
             _add(cell, PRICED, 1)
-            _add(cell, bucket_name(COST, priced.nano_usd), 1)
+            _add(cell, _COST_BUCKETS[bisect_left(UPPER_BOUNDS, priced.nano_usd)], 1)
         if priced.provider_nano_usd is not None:
             _add(cell, PROVIDER_COST, priced.provider_nano_usd)
         _add_marginals(delta, event, start_s, priced.nano_usd)

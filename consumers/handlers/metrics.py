@@ -3,6 +3,7 @@
 Measures of a cell (docs/state.md lists them all): counts and sums add; `<name>.<bucket>` are histogram buckets.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import bucket_name
+from consumers.histogram import UPPER_BOUNDS, bucket_names
 from consumers.measures import (
     ERRORS,
     INPUT,
@@ -44,6 +45,9 @@ RANKED_BY: Final = MappingProxyType(
     {"session": TOKENS, "user": TOKENS, "tag": TOKENS, "error": ERRORS, "transition": TRANSITIONS}
 )
 
+_REQUEST_BUCKETS: Final = bucket_names(REQUEST_US)
+_TTFT_BUCKETS: Final = bucket_names(TTFT_US)
+_BUCKETS: Final = {measure: bucket_names(measure) for measure in (RUN_US, TOOL_US, STEP_US, VISIT_US)}
 _PARTS: Final = tuple(TOKEN_PARTS.values())
 _parts_of: Final = attrgetter(*TOKEN_PARTS)
 _OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
@@ -98,15 +102,21 @@ def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> 
         cell[INPUT] = get(INPUT, 0) + tokens_in
     if tokens_out:
         cell[OUTPUT] = get(OUTPUT, 0) + tokens_out
-    for measure, tokens in zip(_PARTS, _parts_of(event), strict=True):
-        if tokens:
-            cell[measure] = get(measure, 0) + tokens
+    parts = _parts_of(event)
+    if any(parts):
+        for measure, tokens in zip(_PARTS, parts, strict=True):
+            if tokens:
+                cell[measure] = get(measure, 0) + tokens
     if duration_us is not None:
-        _time(cell, REQUEST_US, duration_us)
+        cell[REQUEST_US] = get(REQUEST_US, 0) + duration_us
+        bucket = _REQUEST_BUCKETS[bisect_left(UPPER_BOUNDS, duration_us)]
+        cell[bucket] = get(bucket, 0) + 1
         if not event.run_id and delta.is_slow(start_s, duration_us):
             delta.slow(start_s, _operation_name("request", model, event), duration_us)
     if ttft_us is not None:
-        _time(cell, TTFT_US, ttft_us)
+        cell[TTFT_US] = get(TTFT_US, 0) + ttft_us
+        bucket = _TTFT_BUCKETS[bisect_left(UPPER_BOUNDS, ttft_us)]
+        cell[bucket] = get(bucket, 0) + 1
     tokens = tokens_in + tokens_out
     for names in _marginals(delta, event, start_s):
         names[REQUESTS] = names.get(REQUESTS, 0) + 1
@@ -150,10 +160,9 @@ def _add(measures: Measures, measure: str, value: int) -> None:
 
 
 def _time(cell: Measures, measure: str, duration_us: int) -> None:
-    bucket = bucket_name(measure, duration_us)
-    get = cell.get
-    cell[measure] = get(measure, 0) + duration_us
-    cell[bucket] = get(bucket, 0) + 1
+    bucket = _BUCKETS[measure][bisect_left(UPPER_BOUNDS, duration_us)]
+    _add(cell, measure, duration_us)
+    _add(cell, bucket, 1)
 
 
 def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:
