@@ -54,11 +54,16 @@ def fold_effects(names: Sequence[str] = HANDLERS) -> list[Effect]:
     """Return the handlers that fold into state; a replay runs these alone."""
     effects: list[Effect] = []
     if "metrics" in names:
-        effects.append(FoldEffect(MetricsHandler()))
+        effects.append(FoldEffect.of(MetricsHandler))
     if "cost" in names:
-        pricer = _pricer()
-        effects.append(FoldEffect(CostHandler(pricer, pricer.catalogue.version, pricer.book.hash)))
+        effects.append(FoldEffect.of(cost_handler))
     return effects
+
+
+def cost_handler() -> CostHandler:
+    """Return the handler that prices requests, as every process of this installation has it."""
+    pricer = _pricer()
+    return CostHandler(pricer, pricer.catalogue.version, pricer.book.hash)
 
 
 def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effect]:

@@ -1,6 +1,7 @@
 """The two kinds of effect a unit can have, under one face: a fold into Redis, or a delivery to somewhere else."""
 
-from collections.abc import Mapping, Sequence
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -25,6 +26,8 @@ class Effect(Protocol):
     start: Start
     caps: Caps
     ranked_by: Mapping[str, str]
+    factory: str
+    """What builds its handler, as `module:name`, for another interpreter; empty where that cannot be done."""
 
     def recipe(self) -> tuple[str, str]:
         """Return the hash and the text of the recipe."""
@@ -40,18 +43,33 @@ class Effect(Protocol):
 
 
 class FoldEffect:
-    """A fold: its effect is the values of the commit itself, and so happens exactly once."""
+    """A fold: its effect is the values of the commit itself, and so happens exactly once.
+
+    Args:
+        handler: The fold.
+        factory: See `Effect`; `of` gives both.
+    """
 
     kind: Kind = "fold"
     start: Start = "oldest"
 
-    def __init__(self, handler: FoldHandler) -> None:
+    def __init__(self, handler: FoldHandler, factory: str = "") -> None:
         self.name = handler.name
         self.caps = handler.caps
         self.ranked_by = handler.ranked_by
+        self.factory = factory
         self._handler = handler
         recipe = handler.recipe()
         self._recipe = recipe.hash(), recipe.text()
+
+    @classmethod
+    def of(cls, factory: Callable[[], FoldHandler]) -> "FoldEffect":
+        """Return the fold of a handler that any interpreter can build: by a function or class of a module.
+
+        Raises:
+            ValueError: Another interpreter would not find `factory` under its name.
+        """
+        return cls(factory(), _name_of(factory))
 
     def recipe(self) -> tuple[str, str]:
         """Return the hash and the text of the recipe."""
@@ -72,6 +90,8 @@ class SinkEffect:
     start: Start = "end"
     caps = Caps()
     ranked_by: Mapping[str, str] = MappingProxyType({})
+    factory = ""
+    """A delivery is never tried in another process: it would be one more."""
 
     def __init__(self, sink: Sink) -> None:
         self.name = sink.name
@@ -90,3 +110,14 @@ class SinkEffect:
     async def aclose(self) -> None:
         """Close the sink."""
         await self._sink.aclose()
+
+
+def _name_of(factory: Callable[[], FoldHandler]) -> str:
+    name = f"{factory.__module__}:{getattr(factory, '__qualname__', '')}"
+    try:
+        found = pkgutil.resolve_name(name)
+    except (AttributeError, ImportError, ValueError):
+        found = None
+    if found is not factory or factory.__module__ == "__main__":
+        raise ValueError(f"{name}: another interpreter cannot import it; give a function or class of a module")
+    return name

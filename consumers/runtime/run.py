@@ -23,6 +23,7 @@ from consumers.runtime.arbiter import Arbiter
 from consumers.runtime.effects import Effect
 from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
+from consumers.runtime.quarantine import TIMEOUT_S
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
@@ -75,7 +76,8 @@ class WorkerOptions:
 
     `presence` is what it says of itself besides its figures. `adopt_recipe` takes units over from workers with a newer
     recipe: an operator rolls a deploy back. `revive` is called, in a thread, while Redis is away: it may bring it back.
-    A unit that does not progress for `stuck_after_s` seconds makes the worker unhealthy.
+    A unit that does not progress for `stuck_after_s` seconds makes the worker unhealthy. A process that folds what may
+    have ended other workers has `trial_timeout_s` seconds (`quarantine`).
     """
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
@@ -85,15 +87,17 @@ class WorkerOptions:
     revive: Callable[[], None] | None = None
     stuck_after_s: float = STUCK_AFTER_S
     recheck_s: float = RECHECK_S
+    trial_timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """What a worker has done in this process, and how many units it holds now."""
+    """What a worker has done in this process, and how many units it holds now; `trials` is 0 unless workers died."""
 
     events: int
     stale: int
     units_held: int
+    trials: int
 
 
 class Worker:
@@ -114,7 +118,12 @@ class Worker:
         self._keys = keys
         self._effects = list(effects)
         self._periodic = list(periodic)
-        self._unit_options = UnitOptions(version=self.options.version, adopt_recipe=self.options.adopt_recipe)
+        self._unit_options = UnitOptions(
+            version=self.options.version,
+            adopt_recipe=self.options.adopt_recipe,
+            owner=self.options.name,
+            trial_timeout_s=self.options.trial_timeout_s,
+        )
         self._stopping = anyio.Event()
         self._arbiter = Arbiter(server, keys, self.options.name)
         self._health = HealthWatch(time.monotonic(), self.options.stuck_after_s)
@@ -156,6 +165,7 @@ class Worker:
             events=sum(unit.statistics.events for unit in self.units),
             stale=sum(unit.statistics.stale for unit in self.units),
             units_held=sum(unit.keys.lease() in self._arbiter.held for unit in self.units),
+            trials=sum(unit.trials for unit in self.units),
         )
 
     def health(self) -> Health:

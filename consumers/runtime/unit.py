@@ -5,6 +5,7 @@ Keeps:
 - A commit sets values that are made from what the unit remembers; it counts only while the state's token is the one
   under which that was read or written.
 - After anything unclear (no answer, STALE, GONE) the unit forgets what it believed and asks Redis for its cursor.
+- Where others have begun and committed nothing, it folds nothing that the quarantine has not tried.
 """
 
 import logging
@@ -14,14 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from consumers.folding import Folded
-from consumers.letters import BUDGET_BYTES, DeadLetter, letter_of_event
+from consumers.letters import BUDGET_BYTES, WHOLE_ENTRY, DeadLetter, letter_of_event
 from consumers.payload import OverflowingError, Payload, PayloadBuilder
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
-from consumers.runtime.effects import Effect
+from consumers.runtime.effects import VALUE_BUDGET, Effect
+from consumers.runtime.quarantine import FATAL, TIMEOUT_S, Fatal, Quarantine, Tried
 from consumers.runtime.remembered import Remembered, StateChangedError
 from consumers.state import Delta
 from pipeline.connection import Arg, AsyncServer
-from pipeline.errors import PermanentError, RefusedError
+from pipeline.errors import PermanentError, RefusedError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
 from pipeline.scripting import script
 from pipeline.stream import StoredEntry, read_after, wait_after
@@ -47,6 +49,11 @@ class OlderRecipeError(PermanentError):
     code = "older_recipe"
 
 
+def new_token() -> str:
+    """Return a name for a state that there was never before."""
+    return os.urandom(16).hex()
+
+
 @dataclass(slots=True)
 class UnitStatistics:
     """What a unit did in this process."""
@@ -61,11 +68,17 @@ class UnitStatistics:
 
 @dataclass(frozen=True, slots=True)
 class UnitOptions:
-    """What units of one worker share: a decoder, the state's version, and whether to take over from a newer recipe."""
+    """What units of one worker share: a decoder, the state's version, and whether to take over from a newer recipe.
+
+    `owner` names the worker, as no other is or was ever named. `trial_timeout_s` is how long a process that tries a
+    batch may take.
+    """
 
     decoder: Decoder = field(default_factory=Decoder)
     version: int = LIVE_VERSION
     adopt_recipe: bool = False
+    owner: str = field(default_factory=new_token)
+    trial_timeout_s: float = TIMEOUT_S
 
 
 @dataclass(slots=True)
@@ -88,6 +101,13 @@ class Unit:
         self._options = options
         self._position: _Position | None = None
         self._most_events = MOST_EVENTS
+        tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
+        self._quarantine = Quarantine(tried, options.trial_timeout_s)
+
+    @property
+    def trials(self) -> int:
+        """How many processes were started to try batches."""
+        return self._quarantine.trials
 
     @property
     def group(self) -> str:
@@ -119,6 +139,7 @@ class Unit:
             self.group,
             replaced,
             new_token(),
+            self._options.owner,
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         if answer == b"DROPPED":
@@ -130,7 +151,17 @@ class Unit:
                 "upgrade this worker, or roll back on purpose with `sidestream worker --adopt-recipe`"
             )
         self._position = _Position(stored, Remembered(self._server, self.keys, token))
+        self._begin(stored, starts_from(flat))
         return stored
+
+    def _begin(self, cursor: Cursor, starts: int) -> None:
+        watched = self._quarantine.watches
+        self._quarantine.begin(cursor, starts)
+        if self._quarantine.watches and not watched:
+            about = {**self._about(), "workers": starts}
+            log.warning(
+                "A cursor stood still over several workers; what waits is tried before it is folded", extra=about
+            )
 
     async def step(self, block_ms: int | None = None) -> int:
         """Read, apply and commit one batch; return how many events moved behind the cursor, 0 when there was none.
@@ -146,18 +177,55 @@ class Unit:
         position = self._position
         assert position is not None
         try:
-            portions = await self._read(position.cursor, block_ms)
-            if not portions:
+            entries = await self._entries(position.cursor, block_ms)
+            if not entries:
                 return 0
-            folded = await self.effect.apply(slices_of(portions))
-            return await self._commit(position, portions, folded)
+            if self._quarantine.watches:
+                return await self._take_carefully(position, entries)
+            return await self._take(position, entries, self._most_events)
         except BaseException:
             self._position = None
             raise
 
-    async def _read(self, cursor: Cursor, block_ms: int | None) -> list[Portion]:
-        entries = await self._entries(cursor, block_ms)
-        return portions_of(entries, cursor, self._options.decoder, self.partition.number, self._most_events)
+    async def _take(self, position: _Position, entries: Sequence[StoredEntry], most_events: int) -> int:
+        portions = self._portions(position, entries, most_events)
+        folded = await self.effect.apply(slices_of(portions))
+        return await self._commit(position, portions, folded)
+
+    async def _take_carefully(self, position: _Position, entries: Sequence[StoredEntry]) -> int:
+        """Take what the quarantine has found to be safe, or set aside what it has found to be fatal."""
+        found = await self._quarantine.examine(entries, self._most_events)
+        if not isinstance(found, Fatal):
+            return await self._take(position, entries, found.events)
+        reason = f"whatever process folds it ends: {found.how}, twice"
+        first = entries[0]
+        if found.whole_entry:
+            unreadable = Portion(first, WireError(reason, code=FATAL), 0, first.count)
+            moved = await self._commit(position, [unreadable], Folded(Delta()))
+            return self._told_fatal(moved, first, WHOLE_ENTRY, reason)
+        (portion,) = self._portions(position, [first], 1)
+        frame = portion.frame
+        event = frame.events[portion.start] if isinstance(frame, Frame) else None
+        if not isinstance(frame, Frame) or event is None:
+            # It is set aside as what cannot be read, without being folded.
+            return await self._take(position, [first], 1)
+        letter = letter_of_event(frame, portion.start, event, FATAL, reason)
+        moved = await self._set_aside(position, portion, letter)
+        return self._told_fatal(moved, first, portion.start, reason)
+
+    def _told_fatal(self, moved: int, entry: StoredEntry, index: int, reason: str) -> int:
+        if moved:
+            about = {**self._about(), "entry": entry.entry_id, "index": index, "reason": reason}
+            log.error("An event that ends processes is set aside, as a dead letter", extra=about)
+        return moved
+
+    async def _set_aside(self, position: _Position, portion: Portion, letter: DeadLetter) -> int:
+        """Commit the first event of a portion alone, as a dead letter."""
+        alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
+        return await self._commit(position, [alone], Folded(Delta(), [letter], whole=1))
+
+    def _portions(self, position: _Position, entries: Sequence[StoredEntry], most_events: int) -> list[Portion]:
+        return portions_of(entries, position.cursor, self._options.decoder, self.partition.number, most_events)
 
     async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
         if cursor.index or block_ms is None:
@@ -186,6 +254,7 @@ class Unit:
         position.state.learn(payload, token)
         self._position = _Position(outcome.cursor, position.state)
         self._most_events = MOST_EVENTS
+        self._quarantine.committed(outcome.cursor, outcome.events)
         self._count(outcome, int(rest[0]))
         if int(rest[1]) > payload.created:
             log.warning("Keys of the state were deleted from outside; values are made whole again", extra=self._about())
@@ -262,13 +331,7 @@ class Unit:
         assert event is not None
         reason = f"adding it would pass the limit of {error.measure} in {':'.join(error.place)}"
         letter = letter_of_event(portion.frame, portion.start, event, "overflow", reason)
-        alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
-        return await self._commit(position, [alone], Folded(Delta(), [letter], whole=1))
-
-
-def new_token() -> str:
-    """Return a name for a state that there was never before."""
-    return os.urandom(16).hex()
+        return await self._set_aside(position, portion, letter)
 
 
 def cursor_from(flat: Sequence[bytes]) -> Cursor:
@@ -290,6 +353,11 @@ def token_from(flat: Sequence[bytes]) -> str:
             "`sidestream handler retire` removes it, and a worker then counts anew what the stream retains"
         )
     return token.decode()
+
+
+def starts_from(flat: Sequence[bytes]) -> int:
+    """Read how many owners have begun from a cursor, one after another, from its hash as a flat list."""
+    return int(dict(zip(flat[::2], flat[1::2], strict=True)).get(b"starts", b"0"))
 
 
 def letter_args(letter: DeadLetter) -> list[Arg]:

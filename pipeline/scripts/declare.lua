@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Declare a unit: make its cursor where there is none, and see that it goes on with one recipe at a time.
--- Keeps: a cursor is made once; a recipe that has been replaced never comes back by itself.
+-- Keeps: a cursor is made once; a recipe that has been replaced never comes back by itself; `starts` of the cursor counts
+--        the owners, one after another, that began from it while entries waited and that committed nothing.
 -- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
 -- ARGV  1 unit name  2 kind  3 start: oldest | end  4 recipe hash  5 recipe  6 group
 --       7 what to do where another recipe has replaced this one: leave | adopt (an operator rolls back a deploy)
---       8 token of the state, where this makes it
+--       8 token of the state, where this makes it  9 owner: the worker that begins, once however often it asks
 -- Answers  {OK | OLDER | DROPPED, cursor hash as flat list}
 
 local function now_ms()
@@ -42,9 +43,16 @@ end
 -- Read what is written below: a wrong type must fail here, before anything is.
 redis.call('LLEN', KEYS[3])
 redis.call('HLEN', KEYS[4])
+local before = redis.call('HMGET', KEYS[2], 'id', 'index', 'starts', 'starter')
+local is_new = redis.call('EXISTS', KEYS[2]) == 0
+local id, base, entries, since = before[1], nil, nil, nil
+if is_new then
+  id, base, entries, since = start_at(stream_facts())
+end
+local inside = (before[2] or '0') ~= '0'
+local waiting = inside or (id and #redis.call('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1) > 0)
 
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  local id, base, entries, since = start_at(stream_facts())
+if is_new then
   redis.call('HSET', KEYS[2], 'id', id, 'index', '0', 'done', id, 'base', base, 'entries', entries, 'since', since,
     'declared', now_ms(), 'at', now_ms(), 'recipe', ARGV[4], 'committed', '0', 'known', '0', 'foreign', '0',
     'dead', '0', 'skipped', '0', 'expired', '0', 'token', ARGV[8])
@@ -69,5 +77,10 @@ if current ~= ARGV[4] and answer == 'OK' then
   local at = redis.call('HMGET', KEYS[2], 'id', 'index')
   redis.call('RPUSH', KEYS[3], at[1] .. ':' .. at[2] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
   redis.call('HSET', KEYS[2], 'recipe', ARGV[4])
+end
+-- Where nothing waits nobody can have ended of it: an idle unit that moves between workers is none that stands still.
+if answer == 'OK' and waiting and before[4] ~= ARGV[9] then
+  local starts = string.format('%.0f', (tonumber(before[3] or '0') or 0) + 1)
+  redis.call('HSET', KEYS[2], 'starts', starts, 'starter', ARGV[9])
 end
 return { answer, redis.call('HGETALL', KEYS[2]) }

@@ -132,7 +132,7 @@ local function beyond_budget(sink, id)
   if not added then
     weigh()
   end
-  return tonumber(match(id, '^%d+')) < now - tonumber(ARGV[2]) or added - sink.entries - sink.passed > may_leave
+  return tonumber(match(id, '^%d+')) <= now - tonumber(ARGV[2]) or added - sink.entries - sink.passed > may_leave
 end
 
 -- The sinks that would be passed if an entry went; nil where one of them may still hold it.

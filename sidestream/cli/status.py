@@ -15,7 +15,7 @@ from pipeline.keys import LIVE_VERSION
 from pipeline.presence import Presence
 from pipeline.units import US_PER_MS
 from sidestream.cli.alerts import rules_table
-from sidestream.cli.human import counted, duration, harmless
+from sidestream.cli.human import counted, duration, harmless, percent
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -106,7 +106,7 @@ def _memory(memory: Memory) -> list[str]:
         return []
     left = f", and full in {memory.hours_left:.1f} h at the present rate" if memory.hours_left is not None else ""
     early = ": entries that all handlers have taken go early" if memory.level == "critical" else ""
-    return [f"Its memory is {memory.used / memory.limit:.0%} full{left}{early}."]
+    return [f"Its memory is {percent(memory.used / memory.limit)} full{left}{early}."]
 
 
 def _standing(stalled: Stalled) -> str:

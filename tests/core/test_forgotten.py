@@ -41,8 +41,10 @@ SILENT = {
     "tested": ("from sidestream.testing import capture\nwith capture(): sidestream.usage('a', 'm', 1)", ""),
     "only imported": ("import sys; sys.exit()", ""),
     "instrumented before it is configured": (
-        "sidestream.instrument_pydantic_ai()\nsidestream.instrument_celery()\n"
-        "sidestream.configure('app', redis_url='redis://127.0.0.1:1', close_timeout_s=0)",
+        (
+            "sidestream.instrument_pydantic_ai()\nsidestream.instrument_celery()\n"
+            "sidestream.configure('app', redis_url='redis://127.0.0.1:1', close_timeout_s=0)"
+        ),
         "",
     ),
 }

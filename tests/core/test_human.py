@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidestream.cli.human import NOTHING, amount, dollars, duration, instant, percent, shown
+from sidestream.cli.human import NOTHING, amount, dollars, duration, instant, percent, shown, size
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,22 @@ def test_durations(time_us: int | None, text: str) -> None:
 def test_percentages(ratio: float | None, text: str) -> None:
     """One failure in a million is not "0 %"."""
     assert percent(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1_023, "1023 B"),
+        (1_024, "1.0 KiB"),
+        (2**20 - 1, "1.0 MiB"),
+        (2**40, "1.0 TiB"),
+        (2**52, "4,096.0 TiB"),
+    ],
+)
+def test_sizes(size_bytes: int, text: str) -> None:
+    """A unit changes where rounding would give a thousand and twenty-four of it."""
+    assert size(size_bytes) == text
 
 
 def test_instants_have_seconds_only_where_there_are_some() -> None:

@@ -71,6 +71,14 @@ async def lengths(server: AsyncServer, keys: Keys) -> list[int]:
     return [int(await server.call("XLEN", keys.partition(number).stream())) for number in range(PARTITIONS)]
 
 
+async def add_large(server: AsyncServer, keys: Keys) -> None:
+    """Append 3,000 foreign entries of one event and 3 KB to partition 0."""
+    body = msgspec.json.encode({"events": usages(1)})
+    entry = ["XADD", keys.partition(0).stream(), "*", "c", "json", "b", body, "more", bytes(3_000)]
+    for _ in range(30):
+        await server.all([entry] * 100)
+
+
 async def used_memory(server: AsyncServer) -> int:
     """Return the server's memory in bytes."""
     return int(parse_info(await server.call("INFO", "memory"))["used_memory"])
@@ -134,13 +142,14 @@ async def test_a_partition_that_cannot_be_trimmed_is_told_of_once_and_keeps_no_o
     assert await lengths(server, keys) == [0] * PARTITIONS
 
 
+@pytest.mark.parametrize("setting", ["sink_bytes", "sink_age_s"])
 async def test_a_sink_that_is_passed_is_told_of_once_for_each_gap(
-    server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture
+    server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture, setting: str
 ) -> None:
     """With the unit and how many events; its account shows them as skipped."""
     dead = Worker(server, keys, [SinkEffect(DeadSink())])
     await dead.run_until_idle()
-    keeper = keeper_of(server, keys, retention_s=0, sink_bytes=0)
+    keeper = keeper_of(server, keys, **{"retention_s": 0, setting: 0})
     for passed in (2, 2, 0, 2):
         if passed:
             await append(usages(passed))
@@ -165,6 +174,17 @@ async def test_the_bytes_of_sinks_are_those_of_all_partitions(
     used = sum([int(await server.call("MEMORY", "USAGE", keys.partition(n).stream())) for n in range(PARTITIONS)])
     await keeper_of(server, keys, retention_s=0, sink_bytes=used // 2).run()
     assert all(10 <= length <= 30 for length in await lengths(server, keys))
+
+
+async def test_a_dead_sink_takes_a_quarter_of_the_memory_at_most(server: AsyncServer, keys: Keys) -> None:
+    """Whatever its bytes are set to."""
+    await Worker(server, keys, [SinkEffect(DeadSink())]).run_until_idle()
+    await add_large(server, keys)
+    await worker_of(server, keys).run_until_idle()
+    await keeper_of(server, keys, retention_s=0, memory_bytes=64 << 20).run()
+    held = int(await server.call("MEMORY", "USAGE", keys.partition(0).stream()))
+    # One of four partitions: a sixteenth of the whole.
+    assert 3 << 20 < held < 5 << 20
 
 
 async def test_a_server_that_fills_up_is_told_of_at_70_and_at_90_percent(
@@ -212,12 +232,13 @@ def _periodic(keys: Keys, keeper: Housekeeper) -> Periodic:
 async def test_a_handler_that_stands_still_for_a_day_is_told_of_once(
     server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only while an entry has waited for as long; one that has nothing to do is no trouble."""
+    """Only while an entry has waited for as long and the cursor has not moved; a sink holds within its budget alone."""
     monkeypatch.setattr(housekeeping, "_LOOK_AT_CURSORS_MS", 0)
     worker = worker_of(server, keys)
     await append(usages())
     await worker.run_until_idle()
-    cursor = keys.partition(0).unit("metrics").cursor()
+    await Worker(server, keys, [SinkEffect(DeadSink())]).run_until_idle()
+    cursor, sink = (keys.partition(0).unit(name).cursor() for name in ("metrics", "dead"))
     now_ms = int((await server.call("TIME"))[0]) * 1_000
     keeper = keeper_of(server, keys)
     await server.call("HSET", cursor, "at", now_ms - 2 * DAY_MS)
@@ -229,7 +250,11 @@ async def test_a_handler_that_stands_still_for_a_day_is_told_of_once(
     # The entry has waited for two days: an id of then, in a stream that begins anew.
     await server.call("DEL", keys.partition(0).stream())
     await server.call("XADD", keys.partition(0).stream(), f"{now_ms - 2 * DAY_MS}-0", "b", b'{"events":[]}')
-    await server.call("HSET", cursor, "id", "0-0", "done", "0-0")
+    await server.call("HSET", cursor, "id", "0-0", "done", "0-0", "at", now_ms)
+    await keeper.run()
+    assert not caplog.records
+    await server.call("HSET", cursor, "at", now_ms - 2 * DAY_MS)
+    await server.call("HSET", sink, "id", "0-0", "done", "0-0", "at", now_ms - 2 * DAY_MS)
     await keeper.run()
     await keeper.run()
     [record] = caplog.records
@@ -284,10 +309,7 @@ async def test_one_worker_keeps_house_whatever_it_runs(
 
 async def test_what_is_kept_for_a_replay_gives_way_where_memory_is_short(server: AsyncServer, keys: Keys) -> None:
     """The oldest first, and no more than must."""
-    body = msgspec.json.encode({"events": usages(1)})
-    entry = ["XADD", keys.partition(0).stream(), "*", "c", "json", "b", body, "more", bytes(3_000)]
-    for _ in range(30):
-        await server.all([entry] * 100)
+    await add_large(server, keys)
     await worker_of(server, keys).run_until_idle()
     stream = int(await server.call("MEMORY", "USAGE", keys.partition(0).stream()))
     budget = max(1 << 20, int((await used_memory(server) - stream // 2) / 0.9))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -168,6 +169,10 @@ def by_celery(telemetry: Telemetry, planted: Planted) -> None:
         task.apply((planted.content("argument of a task"), message))
 
 
+_TASKS = count(1)
+"""Celery knows tasks by name, for the whole process."""
+
+
 def failing_task() -> Any:  # noqa: ANN401 - Celery has no types
     """Return a task of an application without a broker."""
     application: Any = celery.Celery("secrets", set_as_current=False)
@@ -175,7 +180,7 @@ def failing_task() -> Any:  # noqa: ANN401 - Celery has no types
     def fail(argument: str, message: str) -> str:
         raise RuntimeError(message)
 
-    return application.task(name="fail")(fail)
+    return application.task(name=f"fail-{next(_TASKS)}")(fail)
 
 
 async def by_faults_of_ours(telemetry: Telemetry, planted: Planted) -> None:

@@ -14,7 +14,7 @@ from consumers.handlers.metrics import MetricsHandler
 from consumers.reader import StateReader
 from consumers.replay.diff import diff
 from consumers.replay.shadow import drop, replay
-from consumers.runtime.effects import FoldEffect, SinkEffect
+from consumers.runtime.effects import UNLIMITED, FoldEffect, SinkEffect
 from consumers.runtime.run import Worker
 from consumers.runtime.trimming import MOST_BYTES, MOST_ENTRIES, Retention, Trimmed, trim
 from consumers.runtime.unit import Unit, UnitOptions
@@ -196,17 +196,17 @@ async def test_entries_stay_for_their_retention_by_the_brokers_time(
     assert await length(server, keys) == 1
 
 
-@pytest.mark.parametrize("bounds", [{"most_entries": 7}, {"most_bytes": 600}])
+@pytest.mark.parametrize(("entries", "most_bytes"), [(7, 10**6), (10**4, 600)])
 async def test_a_call_is_bounded_and_says_that_there_is_more(
-    server: AsyncServer, keys: Keys, append: Appender, bounds: dict[str, int]
+    server: AsyncServer, keys: Keys, append: Appender, entries: int, most_bytes: int
 ) -> None:
     """By entries and by bytes; repeated, the calls trim everything, each event counted once."""
     for _ in range(30):
         await append(usages(2))
     await drain(fold_unit(server, keys))
-    calls = [await trimmed(server, keys, **bounds)]
+    calls = [await trimmed(server, keys, most_entries=entries, most_bytes=most_bytes)]
     while calls[-1].more:
-        calls.append(await trimmed(server, keys, **bounds))
+        calls.append(await trimmed(server, keys, most_entries=entries, most_bytes=most_bytes))
     assert len(calls) > 3
     assert max(call.entries for call in calls) <= 7
     assert sum(call.entries for call in calls) == 30
@@ -474,8 +474,8 @@ async def test_a_batch_in_hand_of_a_sink_that_is_passed_is_not_counted_twice(
     await drain(fold_unit(server, keys))
     apply = unit.effect.apply
 
-    async def be_passed(slices: Sequence[Slice]) -> Folded:
-        folded = await apply(slices)
+    async def be_passed(slices: Sequence[Slice], budget: int = UNLIMITED) -> Folded:
+        folded = await apply(slices, budget)
         await trimmed(server, keys, Retention(0, 0, 0))
         return folded
 
