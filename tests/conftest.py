@@ -10,6 +10,15 @@ from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.keys import Keys
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what is marked `one_server` against the first kind of server alone."""
+    first = server_kinds()[0]
+    for item in list(items):
+        kind = getattr(item, "callspec").params.get("real_server", first) if hasattr(item, "callspec") else first  # noqa: B009 - pytest types it nowhere
+        if kind != first and item.get_closest_marker("one_server"):
+            items.remove(item)
+
+
 @pytest.fixture(scope="session", params=server_kinds())
 def real_server(request: pytest.FixtureRequest) -> Generator[RealServer]:
     """Spawn one server of each kind for the whole run."""

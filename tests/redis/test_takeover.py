@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 
 import anyio
+import pytest
 from support import Appender
 from test_worker import held, until, worker_of
 
@@ -17,6 +18,8 @@ from consumers.views.status import read_status
 from pipeline.connection import AsyncServer
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
+
+pytestmark = pytest.mark.one_server
 
 NOW_US = time.time_ns() // 1_000
 
