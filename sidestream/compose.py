@@ -61,7 +61,7 @@ def fold_effects(names: Sequence[str] = HANDLERS) -> list[Effect]:
 
 
 def cost_handler() -> CostHandler:
-    """Return the handler that prices requests, as every process of this installation has it."""
+    """Return the handler that prices requests, as any process of this installation has it: nothing is handed to it."""
     pricer = _pricer()
     return CostHandler(pricer, pricer.catalogue.version, pricer.book.hash)
 

@@ -101,13 +101,15 @@ class Quarantine:
     Args:
         tried: What is tried; without a factory nothing is ever watched.
         timeout_s: Seconds until a process counts as dead.
+        turn: Held by whoever of a worker tries something: after an outage many units may have to, and cores are few.
     """
 
-    def __init__(self, tried: Tried, timeout_s: float) -> None:
+    def __init__(self, tried: Tried, timeout_s: float, turn: anyio.Lock) -> None:
         self.trials = 0
         """Processes started."""
         self._tried = tried
         self._timeout_s = timeout_s
+        self._turn = turn
         self._watch: _Watch | None = None
 
     @property
@@ -201,7 +203,8 @@ class Quarantine:
         request = Request(
             tried.partition, sent, watch.cursor, events, tried.budget, tried.recipe, ceil(2 * self._timeout_s)
         )
-        found = await self._run(msgspec.msgpack.encode(request))
+        async with self._turn:
+            found = await self._run(msgspec.msgpack.encode(request))
         if isinstance(found, _Died):
             return found
         if found.unfit:

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, cast
 
 import msgspec
@@ -57,16 +58,20 @@ def main() -> None:
         signal.signal(name, signal.SIG_IGN)
     # A search may end a dozen of processes; the worker that died before it has left its core.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(request.seconds)
-    answer = msgspec.msgpack.encode(answer_to(request, sys.argv[1]))
-    with open(answers, "wb") as out:  # noqa: PTH123 - a descriptor has no path
+    answer = msgspec.msgpack.encode(answer_to(sys.stdin.buffer.read(), sys.argv[1]))
+    # Where the worker is gone, nobody wants to know.
+    with suppress(BrokenPipeError), open(answers, "wb") as out:  # noqa: PTH123 - a descriptor has no path
         out.write(answer)
 
 
-def answer_to(request: Request, factory: str) -> Answer:
+def answer_to(asked: bytes, factory: str) -> Answer:
     """Build the handler and fold with it."""
+    try:
+        request = msgspec.msgpack.decode(asked, type=Request)
+    except msgspec.DecodeError as error:
+        return Answer(unfit=f"half a request: the worker ended while it asked ({error})")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(request.seconds)
     try:
         handler = cast("Callable[[], FoldHandler]", pkgutil.resolve_name(factory))()
         recipe = handler.recipe().hash()

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+import anyio
+
 from consumers.folding import Folded
 from consumers.letters import BUDGET_BYTES, WHOLE_ENTRY, DeadLetter, letter_of_event
 from consumers.payload import OverflowingError, Payload, PayloadBuilder
@@ -70,8 +72,8 @@ class UnitStatistics:
 class UnitOptions:
     """What units of one worker share: a decoder, the state's version, and whether to take over from a newer recipe.
 
-    `owner` names the worker, as no other is or was ever named. `trial_timeout_s` is how long a process that tries a
-    batch may take.
+    `owner` names the worker, as no other is or was ever named. A process that tries a batch has `trial_timeout_s`
+    seconds, and one at a time has its turn.
     """
 
     decoder: Decoder = field(default_factory=Decoder)
@@ -79,6 +81,7 @@ class UnitOptions:
     adopt_recipe: bool = False
     owner: str = field(default_factory=new_token)
     trial_timeout_s: float = TIMEOUT_S
+    trial_turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 @dataclass(slots=True)
@@ -102,7 +105,7 @@ class Unit:
         self._position: _Position | None = None
         self._most_events = MOST_EVENTS
         tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
-        self._quarantine = Quarantine(tried, options.trial_timeout_s)
+        self._quarantine = Quarantine(tried, options.trial_timeout_s, options.trial_turn)
 
     @property
     def trials(self) -> int:

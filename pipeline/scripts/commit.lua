@@ -231,7 +231,7 @@ if of_letters then
   return { 'OK', expired, created }
 end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5], 'starts', '0', 'starter', '',
+redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5], 'starts', '0',
   'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
 local entries = redis.call('HINCRBY', KEYS[2], 'entries', ARGV[6])
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Declare a unit: make its cursor where there is none, and see that it goes on with one recipe at a time.
 -- Keeps: a cursor is made once; a recipe that has been replaced never comes back by itself; `starts` of the cursor counts
---        the owners, one after another, that began from it while entries waited and that committed nothing.
+--        the owners that took it over while entries waited, one after another, since somebody brought it there.
 -- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
 -- ARGV  1 unit name  2 kind  3 start: oldest | end  4 recipe hash  5 recipe  6 group
 --       7 what to do where another recipe has replaced this one: leave | adopt (an operator rolls back a deploy)
@@ -79,8 +79,9 @@ if current ~= ARGV[4] and answer == 'OK' then
   redis.call('HSET', KEYS[2], 'recipe', ARGV[4])
 end
 -- Where nothing waits nobody can have ended of it: an idle unit that moves between workers is none that stands still.
-if answer == 'OK' and waiting and before[4] ~= ARGV[9] then
-  local starts = string.format('%.0f', (tonumber(before[3] or '0') or 0) + 1)
-  redis.call('HSET', KEYS[2], 'starts', starts, 'starter', ARGV[9])
+if answer == 'OK' and before[4] ~= ARGV[9] then
+  local starts = (tonumber(before[3] or '0') or 0) + 1
+  local counts = waiting and not is_new
+  redis.call('HSET', KEYS[2], 'starts', counts and string.format('%.0f', starts) or '0', 'starter', ARGV[9])
 end
 return { answer, redis.call('HGETALL', KEYS[2]) }

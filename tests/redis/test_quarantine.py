@@ -26,7 +26,7 @@ from consumers.letters import DeadLetter
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
 from consumers.runtime.batch import Cursor
-from consumers.runtime.effects import UNLIMITED, VALUE_BUDGET, FoldEffect
+from consumers.runtime.effects import UNLIMITED, VALUE_BUDGET, Effect, FoldEffect
 from consumers.runtime.quarantine import TrialError
 from consumers.runtime.retrying import Retried, Retrier
 from consumers.runtime.run import Worker, WorkerOptions
@@ -41,10 +41,9 @@ from pipeline.keys import Keys
 from pipeline.stream import StoredEntry
 from sidestream.compose import cost_handler, fold_effects
 
+
 NOW_US = time.time_ns() // 1_000
 HERE = Path(__file__).parent
-ON_ONE = pytest.mark.parametrize("real_server", ["valkey"], indirect=True)
-"""What a server has no part in is tried on one of them: processes are slow."""
 
 
 def usage(tokens: int, agent: str = "writer") -> UsageEvent:
@@ -60,9 +59,15 @@ def unit_of(server: AsyncServer, keys: Keys, factory: Callable[[], FoldHandler],
 async def after_deaths(
     server: AsyncServer, keys: Keys, factory: Callable[[], FoldHandler], timeout_s: float = 20
 ) -> Unit:
-    """Return a unit that begins where another has begun and committed nothing."""
-    await unit_of(server, keys, factory).declare()
+    """Return a unit that begins where two others have begun and committed nothing."""
+    await begin(server, keys, FoldEffect.of(factory))
     return unit_of(server, keys, factory, timeout_s)
+
+
+async def begin(server: AsyncServer, keys: Keys, *effects: Effect) -> None:
+    """Let two owners begin at the cursors of these handlers, and do nothing."""
+    for effect in effects * 2:
+        await Unit(server, keys.partition(0), effect, UnitOptions()).declare()
 
 
 async def drain(unit: Unit) -> int:
@@ -147,13 +152,13 @@ async def test_a_worker_that_crashes_on_one_event_loses_that_event_alone(
 
 
 async def test_owners_are_counted_until_one_commits(server: AsyncServer, keys: Keys, append: Appender) -> None:
-    """Each once, however often it asks; and only while something waits that it may have died of."""
+    """Each once, however often it asks, and only while something waits; who has brought the cursor there is none."""
     units = [unit_of(server, keys, MetricsHandler) for _ in range(4)]
     for unit in units:
         await unit.declare()
     assert await starts_of(server, keys) == 0
     await append([usage(1)])
-    for unit in (units[0], units[0], units[1], units[1]):
+    for unit in (units[3], units[0], units[0], units[1], units[1]):
         await unit.declare()
     assert await starts_of(server, keys) == 2
     assert await drain(units[1]) == 1
@@ -161,6 +166,8 @@ async def test_owners_are_counted_until_one_commits(server: AsyncServer, keys: K
     await units[2].declare()
     assert await starts_of(server, keys) == 0
     await append([usage(2)])
+    await units[2].declare()
+    assert await starts_of(server, keys) == 0
     await units[3].declare()
     assert await starts_of(server, keys) == 1
 
@@ -193,15 +200,14 @@ async def test_letters_that_are_retried_do_not_make_a_cursor_move(
     await append([usage(FATAL)])
     await drain(await after_deaths(server, keys, fatal_handlers.Exiting))
     await append([usage(1)])
-    for _ in range(2):
-        await unit_of(server, keys, MetricsHandler).declare()
+    await begin(server, keys, FoldEffect.of(MetricsHandler))
     assert (await retry(server, keys)).events == 1
     assert await starts_of(server, keys) == 2
     unit = unit_of(server, keys, MetricsHandler)
     assert (await drain(unit), unit.trials) == (1, 1)
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_an_event_in_the_middle_of_a_frame_is_found_in_few_trials(
     server: AsyncServer, keys: Keys, append: Appender, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,7 +224,7 @@ async def test_an_event_in_the_middle_of_a_frame_is_found_in_few_trials(
     assert await tokens_of(server, keys) == sum(1_000 + number for number in range(500) if number != 333)
 
 
-@ON_ONE
+@pytest.mark.one_server
 @pytest.mark.parametrize(("position", "count"), [(0, 7), (6, 7), (0, 1), (1, 2)])
 async def test_an_event_is_found_wherever_it_stands(
     server: AsyncServer, keys: Keys, append: Appender, position: int, count: int
@@ -235,7 +241,7 @@ async def test_an_event_is_found_wherever_it_stands(
     assert await tokens_of(server, keys) == count + 2
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_two_fatal_events_of_one_batch_are_each_found(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """The worker does not trust what is left of a batch that one of them was found in."""
     fatal = {20, 90}
@@ -249,13 +255,14 @@ async def test_two_fatal_events_of_one_batch_are_each_found(server: AsyncServer,
     assert (await drain(unit), unit.trials) == (1, trials)
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_an_event_that_hangs_is_found_by_the_clock(
     server: AsyncServer, keys: Keys, append: Appender, redis_url: str
 ) -> None:
     """A worker that stands still is killed by whoever watches it; whoever begins there waits no longer than allowed."""
     await append([usage(1), usage(FATAL)])
-    await kill_while_it_folds(command_of(redis_url, "Hanging"))
+    for _ in range(2):
+        await kill_while_it_folds(command_of(redis_url, "Hanging"))
     unit = unit_of(server, keys, fatal_handlers.Hanging, timeout_s=2)
     assert await drain(unit) == 2
     ((_, letter),) = await letters_of(server, keys)
@@ -263,21 +270,21 @@ async def test_an_event_that_hangs_is_found_by_the_clock(
     assert await tokens_of(server, keys) == 1
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_a_worker_that_is_killed_from_outside_blames_nobody(
     server: AsyncServer, keys: Keys, append: Appender, redis_url: str
 ) -> None:
-    """Who begins behind a death is careful: a process tries the batch, survives, and everything counts once."""
+    """Who begins behind two deaths is careful: a process tries the batch, survives, and everything counts once."""
     await append([usage(number) for number in range(50)])
     for _ in range(2):
         await kill_while_it_folds(command_of(redis_url, "Waiting"), WAITS="1")
-    assert await starts_of(server, keys) == 2
+    assert await starts_of(server, keys) == 1
     assert await run_worker(redis_url, "Waiting") == (0, {"events": 50, "trials": 1})
     assert await letters_of(server, keys) == []
     assert await tokens_of(server, keys) == sum(range(50))
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_events_that_are_fatal_together_and_none_alone_all_count(
     server: AsyncServer, keys: Keys, append: Appender
 ) -> None:
@@ -288,7 +295,7 @@ async def test_events_that_are_fatal_together_and_none_alone_all_count(
     assert await tokens_of(server, keys) == 6 + 2 * FATAL
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_an_entry_that_cannot_be_decoded_alive_becomes_one_letter(
     server: AsyncServer, keys: Keys, append: Appender
 ) -> None:
@@ -307,7 +314,7 @@ async def test_an_entry_that_cannot_be_decoded_alive_becomes_one_letter(
     assert await tokens_of(server, keys) == 10
 
 
-@ON_ONE
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("factory", "why"),
     [
@@ -331,14 +338,14 @@ async def test_a_process_that_ends_of_nothing_proves_nothing(
     assert await tokens_of(server, keys) == 1
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_where_no_process_can_be_started_the_worker_says_so(
     server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Health names the unit as stuck; the others go on."""
     await append([usage(1)])
     await append([usage(2)], partition=1)
-    await unit_of(server, keys, MetricsHandler).declare()
+    await begin(server, keys, FoldEffect.of(MetricsHandler))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     worker = Worker(server, keys, [FoldEffect.of(MetricsHandler)], options=WorkerOptions())
     async with anyio.create_task_group() as group:
@@ -354,7 +361,7 @@ async def test_where_no_process_can_be_started_the_worker_says_so(
     assert await tokens_of(server, keys) == 2
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_another_recipe_on_the_disk_proves_nothing(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """A package that was replaced under a running worker would try another fold than the worker's."""
 
@@ -366,14 +373,15 @@ async def test_another_recipe_on_the_disk_proves_nothing(server: AsyncServer, ke
 
     await append([usage(1)])
     factory = FoldEffect.of(MetricsHandler).factory
-    await unit_of(server, keys, MetricsHandler).declare()
-    unit = Unit(server, keys.partition(0), FoldEffect(Running(), factory), UnitOptions())
+    effect = FoldEffect(Running(), factory)
+    await begin(server, keys, effect)
+    unit = Unit(server, keys.partition(0), effect, UnitOptions())
     with pytest.raises(TrialError, match="another recipe"):
         await unit.step()
     assert await tokens_of(server, keys) == 0
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_what_is_known_to_be_safe_is_not_tried_again(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """While Redis refuses commits, the unit comes again and again: it starts one process, not one each time."""
     await append([usage(1)])
@@ -391,7 +399,7 @@ async def test_what_is_known_to_be_safe_is_not_tried_again(server: AsyncServer, 
     assert (await drain(unit), unit.trials) == (1, 1)
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_a_trial_ends_where_the_commit_will(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """A budget cuts both alike; behind the first commit the unit is trusted again."""
     await append([usage(1, f"agent-{number}") for number in range(10)])
@@ -403,12 +411,12 @@ async def test_a_trial_ends_where_the_commit_will(server: AsyncServer, keys: Key
     assert await tokens_of(server, keys) == 10
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_the_handlers_of_a_worker_can_be_tried(server: AsyncServer, keys: Keys, append: Appender) -> None:
     """Each is built in another interpreter under the recipe that the worker has."""
     await append([usage(1), usage(2)])
     for effect in fold_effects():
-        await Unit(server, keys.partition(0), effect, UnitOptions()).declare()
+        await begin(server, keys, effect)
         unit = Unit(server, keys.partition(0), effect, UnitOptions())
         assert (await drain(unit), unit.trials) == (2, 1)
 
@@ -445,7 +453,7 @@ def test_a_factory_must_be_one_that_another_interpreter_finds() -> None:
         FoldEffect.of(lambda: MetricsHandler())  # noqa: PLW0108 - a name that nobody finds
 
 
-@ON_ONE
+@pytest.mark.one_server
 async def test_a_worker_that_leaves_takes_its_trial_with_it(
     server: AsyncServer, keys: Keys, append: Appender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

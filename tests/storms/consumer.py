@@ -4,16 +4,12 @@ Run as `python -m storms.consumer VARIANT BOOK`; the rest is in its environment.
 """
 
 import sys
-from dataclasses import replace
 from typing import Final
 
 from storms import consuming_variants
+from storms.books import use_book
 
-from consumers.catalogue import Catalogue, Pricer
-from consumers.pricing import PriceBook, Priced
 from consumers.runtime import arbiter, run
-from pipeline.events import UsageEvent
-from sidestream import compose
 from sidestream.__main__ import main as sidestream_main
 
 LEASE_S: Final = 1.5
@@ -24,28 +20,11 @@ REST_S: Final = 1.0
 """As the product's 60 s after an error that repeating cannot mend."""
 
 
-class DoublePricer(Pricer):
-    """Asks twice what the catalogue does."""
-
-    def price(self, event: UsageEvent) -> Priced:
-        """Price one request."""
-        priced = super().price(event)
-        if priced.nano_usd is None or priced.provider_nano_usd is not None:
-            return priced
-        return replace(priced, nano_usd=2 * priced.nano_usd)
-
-
 def hasten() -> None:
     """Shorten leases and rests; there is no setting for them."""
     setattr(arbiter, "LEASE_TTL_MS", int(LEASE_S * 1_000))  # noqa: B010 - final to everybody else
     setattr(run, "RENEW_S", RENEW_S)  # noqa: B010
     setattr(run, "PAUSE_S", REST_S)  # noqa: B010
-
-
-def use_book(name: str) -> None:
-    """Price by another book."""
-    if name == "double":
-        compose._pricer = lambda: DoublePricer(Catalogue(), PriceBook("double"))  # pyright: ignore[reportPrivateUsage] # noqa: SLF001
 
 
 def main() -> None:
