@@ -7,9 +7,12 @@ Keeps:
 - A sink delivers again before its letter goes: at least once, under the same identity.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
+
+import anyio
 
 from consumers.contract import Slice
 from consumers.folding import Folded
@@ -28,8 +31,11 @@ from pipeline.wire import Frame, FrameDecoder
 AT_ONCE: Final = 100
 """Letters of one commit: each commit makes the unit's worker read its values anew."""
 
-_TRIES: Final = 20
-"""How often a batch is begun again because a worker has committed meanwhile."""
+_TRIES: Final = 100
+"""How often a batch is begun again because a worker has committed meanwhile: for about ten seconds."""
+
+_PAUSE_S: Final = 0.1
+"""Between two tries at the longest, by the dice: two who retry at once would meet again and again."""
 
 _FIXED_KEYS: Final = 3
 
@@ -89,7 +95,9 @@ class Retrier:
         return result
 
     async def _batch(self, waiting: Sequence[_Candidate], result: Retried) -> None:
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
+            if tries:
+                await anyio.sleep(random.uniform(0, min(_PAUSE_S, 0.002 * tries)))  # noqa: S311 - jitter, no secret
             folded = await self._effect.apply([candidate.piece for candidate in waiting], UNLIMITED)
             failed = {(letter.entry_id, letter.index): letter for letter in folded.dead}
             good = [c for c in waiting if (c.letter.entry_id, c.letter.index) not in failed]

@@ -41,7 +41,6 @@ from pipeline.keys import Keys
 from pipeline.stream import StoredEntry
 from sidestream.compose import cost_handler, fold_effects
 
-
 NOW_US = time.time_ns() // 1_000
 HERE = Path(__file__).parent
 
