@@ -14,6 +14,8 @@ SECONDS = 16
 def test_every_event_is_counted_once() -> None:
     """Workers and the server are killed, frozen, filled and rolled back; a naive model finds every number again."""
     outcome = run(seed=7, seconds=SECONDS)
+    if outcome.invalid:  # on a busy machine a short storm may be one fault short of proving anything
+        outcome = run(seed=8, seconds=SECONDS)
     assert outcome.code == 0, report(outcome)
     assert outcome.lost > 0, report(outcome)
 
