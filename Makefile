@@ -26,7 +26,7 @@ PYDANTIC_AI ?= 2.60.0 2.64.0 2.68.0
 MATRIX := .venv-matrix
 matrix:
 	@$(PYTHON) -m venv $(MATRIX)
-	@grep -Ev '^(pydantic-ai-slim|pydantic-graph|anthropic|google-genai|openai)==' constraints.txt > $(MATRIX)/constraints.txt
+	@grep -Ev '^(pydantic-ai-slim|pydantic-graph)==' constraints.txt > $(MATRIX)/constraints.txt
 	@set -e; for version in $(PYDANTIC_AI); do echo "pydantic-ai $$version"; \
 		$(MATRIX)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(MATRIX)/constraints.txt \
 			--editable '.[dev]' "pydantic-ai-slim==$$version"; \

@@ -16,17 +16,19 @@ _PER_OCTAVE: Final = 2**SCALE
 _OCTAVES: Final = 63
 
 
-def _boundaries() -> tuple[tuple[int, ...], ...]:
-    """Return, for each octave, floor(2^(octave + k/8)), k = 1..7: exact integers, the same on every machine."""
-    # Three integer square roots are the floor of the eighth root.
-    roots = [math.isqrt(math.isqrt(math.isqrt(1 << (k + _PER_OCTAVE * _OCTAVES)))) for k in range(1, _PER_OCTAVE)]
-    return tuple(tuple(root >> (_OCTAVES - octave) for root in roots) for octave in range(_OCTAVES + 1))
-
-
-_BOUNDARIES: Final = _boundaries()
-
 ZERO: Final = -1
 """The bucket of 0. The value 1, which the mapping puts here too, is counted in bucket 0 instead."""
+
+
+def _upper_bounds() -> tuple[int, ...]:
+    """Return floor(2^(octave + k/8)), k = 1..8, for each octave: exact integers, the same on every machine."""
+    # Three integer square roots are the floor of the eighth root.
+    roots = [math.isqrt(math.isqrt(math.isqrt(1 << (k + _PER_OCTAVE * _OCTAVES)))) for k in range(1, _PER_OCTAVE + 1)]
+    return (0, *(root >> (_OCTAVES - octave) for octave in range(_OCTAVES) for root in roots))
+
+
+UPPER_BOUNDS: Final = _upper_bounds()
+"""The largest integer of each bucket, `ZERO` first: `bisect_left` finds the place of a value's bucket at once."""
 
 
 def bucket_of(value: int) -> int:
@@ -34,26 +36,12 @@ def bucket_of(value: int) -> int:
 
     Integers alone decide: a rounded logarithm may differ between machines, and a replay must give the same bits.
     """
-    if value <= 1:
-        return ZERO if value <= 0 else 0
-    octave = (value - 1).bit_length() - 1
-    return octave * _PER_OCTAVE + bisect_left(_BOUNDARIES[octave], value)
+    return bisect_left(UPPER_BOUNDS, value) + ZERO
 
 
 def bucket_names(measure: str) -> tuple[str, ...]:
     """Return the names of a measure's counters, `<measure>.<bucket>`, in the order of `UPPER_BOUNDS`."""
-    return tuple(f"{measure}.{bucket}" for bucket in range(ZERO, ZERO + len(UPPER_BOUNDS)))
-
-
-def _upper_bounds() -> tuple[int, ...]:
-    bounds = [0]
-    for octave in range(_OCTAVES):
-        bounds += [*_BOUNDARIES[octave], 1 << (octave + 1)]
-    return tuple(bounds)
-
-
-UPPER_BOUNDS: Final = _upper_bounds()
-"""The largest integer of each bucket, `ZERO` first: `bisect_left` finds the place of a value's bucket at once."""
+    return tuple(f"{measure}.{bucket + ZERO}" for bucket in range(len(UPPER_BOUNDS)))
 
 
 def upper_bound(bucket: int) -> float:

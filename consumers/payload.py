@@ -91,6 +91,8 @@ class PayloadBuilder:
         self._expiry: dict[str, int] = {}
         self._cells: dict[Place, Measures] = {}
         self._shared: set[Place] = set()
+        self._new_places: set[Place] = set()
+        """Cells that this batch gives their numbers: their values cannot be there."""
         self._names: dict[_Window, tuple[str, dict[str, Measures]]] = {}
 
     def days(self) -> set[str]:
@@ -103,7 +105,7 @@ class PayloadBuilder:
         self._place_cells()
         self._place_names()
         values = self._known.values
-        places = [place for place in self._cells if place not in values and not self._is_new(place)]
+        places = [place for place in self._cells if place not in values and place not in self._new_places]
         sizes: list[str] = []
         for window, (_, names) in self._names.items():
             places += [(window.key, name) for name in (*names, OTHER) if (window.key, name) not in values]
@@ -138,29 +140,32 @@ class PayloadBuilder:
     # Cells
 
     def _place_cells(self) -> None:
-        unit, cells = self._unit, self._cells
+        unit = self._unit
         lifetime = unit.window(LIFETIME, 0)
         self._expiry[lifetime] = 0
         for (start_s, cell), measures in self._delta.cells.items():
-            name = stored_cell(cell)
-            number = str(self._number(day_name(start_s), name))
+            name, day = stored_cell(cell), day_name(start_s)
+            number = self._number(day, name)
             for resolution in RESOLUTIONS:
                 start = resolution.start_of(start_s)
                 key = unit.window(resolution.name, start)
                 self._expiry[key] = resolution.expires_at(start)
-                self._add_to(cells, (key, number), measures)
-            self._add_to(cells, (lifetime, str(self._number(LIFETIME, name))), measures)
+                self._place_cell(key, day, number, measures)
+            self._place_cell(lifetime, LIFETIME, self._number(LIFETIME, name), measures)
 
-    def _add_to(self, cells: dict[Place, Measures], place: Place, measures: Measures) -> None:
-        found = cells.get(place)
+    def _place_cell(self, key: str, day: str, number: int, measures: Measures) -> None:
+        place = key, str(number)
+        found = self._cells.get(place)
         if found is None:
             # Mostly all of a cell's windows gain the same: then they share it, until one of them gains more.
-            cells[place] = measures
+            self._cells[place] = measures
             self._shared.add(place)
+            if number >= len(self._known.numbers[day]):
+                self._new_places.add(place)
             return
         if place in self._shared:
             self._shared.remove(place)
-            found = cells[place] = dict(found)
+            found = self._cells[place] = dict(found)
         merge(found, measures)
 
     def _number(self, day: str, name: str) -> int:
@@ -176,12 +181,6 @@ class PayloadBuilder:
             return self._number(day, _OTHER_CELL)
         new[name] = size
         return size
-
-    def _is_new(self, place: Place) -> bool:
-        """Tell whether a cell's value cannot be there: the batch itself gives the cell its number."""
-        key, number = place
-        day = LIFETIME if key == self._unit.window(LIFETIME, 0) else day_name(int(key.rpartition(":")[2]))
-        return int(number) >= len(self._known.numbers[day])
 
     # Marginals
 

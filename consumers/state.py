@@ -103,6 +103,11 @@ def cell_of(resource: Resource, tenant: str, rest: tuple[str, str, str, str]) ->
     return (resource.service, resource.version, resource.environment, tenant, *rest)
 
 
+def add(measures: Measures, measure: str, value: int) -> None:
+    """Add to one measure."""
+    measures[measure] = measures.get(measure, 0) + value
+
+
 def merge(into: Measures, measures: Mapping[str, int]) -> None:
     """Add measures to measures."""
     for measure, value in measures.items():

@@ -16,7 +16,7 @@ from consumers.histogram import UPPER_BOUNDS, bucket_names
 from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, UNPRICED_TOKENS
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
-from consumers.state import Caps, Delta, Measures, cell_of
+from consumers.state import Caps, Delta, add, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import Event, UsageEvent
 from pipeline.wire import Frame
@@ -72,30 +72,26 @@ class CostHandler:
             start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status))
         )
         if priced.nano_usd is None:
-            _add(cell, UNPRICED, 1)
-            _add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
+            add(cell, UNPRICED, 1)
+            add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
         else:
-            _add(cell, COST, priced.nano_usd)
-            _add(cell, PRICED, 1)
-            _add(cell, _COST_BUCKETS[bisect_left(UPPER_BOUNDS, priced.nano_usd)], 1)
+            add(cell, COST, priced.nano_usd)
+            add(cell, PRICED, 1)
+            add(cell, _COST_BUCKETS[bisect_left(UPPER_BOUNDS, priced.nano_usd)], 1)
         if priced.provider_nano_usd is not None:
-            _add(cell, PROVIDER_COST, priced.provider_nano_usd)
+            add(cell, PROVIDER_COST, priced.provider_nano_usd)
         _add_marginals(delta, event, start_s, priced.nano_usd)
-
-
-def _add(measures: Measures, measure: str, value: int) -> None:
-    measures[measure] = measures.get(measure, 0) + value
 
 
 def _add_marginals(delta: Delta, event: UsageEvent, start_s: int, nano_usd: int | None) -> None:
     hour_s = start_s - start_s % HOUR_S
     for dimension, name in _marginals(event):
         measures = delta.name(dimension, hour_s, name)
-        _add(measures, REQUESTS, 1)
+        add(measures, REQUESTS, 1)
         if nano_usd is None:
-            _add(measures, UNPRICED, 1)
+            add(measures, UNPRICED, 1)
         else:
-            _add(measures, COST, nano_usd)
+            add(measures, COST, nano_usd)
 
 
 def _marginals(event: UsageEvent) -> list[tuple[str, str]]:

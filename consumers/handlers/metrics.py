@@ -34,7 +34,7 @@ from consumers.measures import (
     VISITS_UNKNOWN,
 )
 from consumers.recipe import Recipe
-from consumers.state import Caps, Delta, Measures, cell_of
+from consumers.state import Caps, Delta, Measures, add, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.wire import Frame
@@ -126,43 +126,39 @@ def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> 
 def _fold_operation(delta: Delta, frame: Frame, event: OperationEvent, start_s: int) -> None:
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, "", event.state, event.status)))
     count, duration = _OPERATION_MEASURES[event.kind]
-    _add(cell, count, 1)
+    add(cell, count, 1)
     _time(cell, duration, event.duration_us)
     if delta.is_slow(start_s, event.duration_us):
         delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
     if event.kind == "run":
         for names in _marginals(delta, event, start_s):
-            _add(names, RUNS, 1)
+            add(names, RUNS, 1)
 
 
 def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s: int) -> None:
     entered = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.to_state, "ok")))
-    _add(entered, TRANSITIONS, 1)
+    add(entered, TRANSITIONS, 1)
     left = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.from_state, "ok")))
     if event.duration_us is None:
-        _add(left, VISITS_UNKNOWN, 1)
+        add(left, VISITS_UNKNOWN, 1)
     else:
         _time(left, VISIT_US, event.duration_us)
     edge = msgspec.json.encode((event.from_state, event.to_state)).decode()
-    _add(delta.name("transition", start_s - start_s % HOUR_S, edge), TRANSITIONS, 1)
+    add(delta.name("transition", start_s - start_s % HOUR_S, edge), TRANSITIONS, 1)
 
 
 def _fold_error(delta: Delta, frame: Frame, event: ErrorEvent, start_s: int) -> None:
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, event.model, event.state, "error")))
-    _add(cell, ERRORS, 1)
-    _add(delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown"), ERRORS, 1)
+    add(cell, ERRORS, 1)
+    add(delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown"), ERRORS, 1)
     for names in _marginals(delta, event, start_s):
-        _add(names, ERRORS, 1)
-
-
-def _add(measures: Measures, measure: str, value: int) -> None:
-    measures[measure] = measures.get(measure, 0) + value
+        add(names, ERRORS, 1)
 
 
 def _time(cell: Measures, measure: str, duration_us: int) -> None:
     bucket = _BUCKETS[measure][bisect_left(UPPER_BOUNDS, duration_us)]
-    _add(cell, measure, duration_us)
-    _add(cell, bucket, 1)
+    add(cell, measure, duration_us)
+    add(cell, bucket, 1)
 
 
 def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:

@@ -10,8 +10,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from consumers.folding import MAX_AHEAD_US, entry_time_us
 from consumers.replay.shadow import SHADOW_VERSION, declared, scan
-from consumers.runtime.batch import Cursor
-from consumers.runtime.unit import cursor_from, token_from
+from consumers.runtime.committing import Standing, parse_standing
 from consumers.values import UnreadableValueError, unpack
 from consumers.windows import DAY, LIFETIME, MARGINAL_RESOLUTIONS, RESOLUTIONS, day_name
 from pipeline.connection import AsyncServer
@@ -99,18 +98,18 @@ def _compare(handler: str, partition: int, window: str, states: Sequence[Mapping
             result.differences.append(Difference(handler, partition, window, name, live.get(name), replayed.get(name)))
 
 
-async def _cursors(server: AsyncServer, *units: UnitKeys) -> list[tuple[Cursor, str] | None]:
-    """Return where units stand, and the tokens of their states: a dead letter changes a state where it stands."""
+async def _cursors(server: AsyncServer, *units: UnitKeys) -> list[Standing | None]:
+    """Return where units stand, with the tokens of their states: a dead letter changes a state where it stands."""
     replies = await server.all([["HGETALL", unit.cursor()] for unit in units])
-    return [(cursor_from(flat), token_from(flat)) if flat else None for flat in replies]
+    return [parse_standing(flat) if flat else None for flat in replies]
 
 
-def _place(stand: tuple[Cursor, str]) -> tuple[str, int]:
-    return stand[0].entry_id, stand[0].index
+def _place(standing: Standing) -> tuple[str, int]:
+    return standing.cursor.entry_id, standing.cursor.index
 
 
-def _shown(stand: tuple[Cursor, str] | None) -> str:
-    return f"{stand[0].entry_id} event {stand[0].index}" if stand else "nothing"
+def _shown(standing: Standing | None) -> str:
+    return f"{standing.cursor.entry_id} event {standing.cursor.index}" if standing else "nothing"
 
 
 async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, result: Diff) -> None:

@@ -10,21 +10,20 @@ Keeps:
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Final
 
 import anyio
 
 from consumers.contract import Slice
 from consumers.folding import Folded
-from consumers.letters import BUDGET_BYTES, WHOLE_ENTRY, DeadLetter, frame_of, letter_of_bad_event
-from consumers.payload import OverflowingError, PayloadBuilder
+from consumers.letters import WHOLE_ENTRY, DeadLetter, frame_of, letter_of_bad_event
+from consumers.payload import OverflowingError
+from consumers.runtime.committing import Commit, Committer, new_token, parse_standing
 from consumers.runtime.effects import UNLIMITED, Effect
 from consumers.runtime.remembered import Remembered, StateChangedError
-from consumers.runtime.unit import cursor_from, letter_args, new_token, token_from
-from pipeline.connection import Arg, AsyncServer
+from pipeline.connection import AsyncServer
 from pipeline.errors import RefusedError, TransientError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
-from pipeline.scripting import script
 from pipeline.stream import StoredEntry, parse_entries
 from pipeline.wire import Frame, FrameDecoder
 
@@ -36,8 +35,6 @@ _TRIES: Final = 100
 
 _PAUSE_S: Final = 0.1
 """Between two tries at the longest, by the dice: two who retry at once would meet again and again."""
-
-_FIXED_KEYS: Final = 3
 
 
 @dataclass(slots=True)
@@ -75,6 +72,7 @@ class Retrier:
         self._partition = partition
         self._effect = effect
         self._keys = partition.unit(effect.name, version)
+        self._committer = Committer(server, partition, self._keys, effect)
         self._decoder = FrameDecoder()
 
     async def retry(self, letters: Sequence[tuple[str, DeadLetter]]) -> Retried:
@@ -157,48 +155,29 @@ class Retrier:
         flat = await self._server.call("HGETALL", self._keys.cursor())
         if not flat:
             raise RefusedError(f"{self._keys.name}, partition {self._partition.number}: the handler has never run here")
-        cursor, state = cursor_from(flat), Remembered(self._server, self._keys, token_from(flat))
-        builder = PayloadBuilder(self._keys, folded.delta, state.known, self._effect.caps, self._effect.ranked_by)
+        standing = parse_standing(flat)
+        state = Remembered(self._server, self._keys, standing.token)
         try:
-            await state.load_days(builder.days())
-            await state.load(*builder.missing())
+            payload = await self._committer.payload(state, folded.delta)
         except StateChangedError:
             return "STALE"
-        payload = builder.build(_FIXED_KEYS + 1)
-        new = _new_letters(good, folded)
-        dead, events = sum(letter.events for letter in new), sum(candidate.letter.events for candidate in good)
-        keys = [self._partition.stream(), self._keys.cursor(), self._keys.dead_letters(), *payload.keys]
-        place: list[Arg] = [cursor.entry_id, cursor.index]
-        args: list[Arg] = [
-            *place,
-            *place,
-            cursor.done,
-            0,
-            "",
-            0,
+        events = sum(candidate.letter.events for candidate in good)
+        commit = Commit(
             "letters",
-            self._effect.recipe()[0],
-            self._keys.name,
-            events - dead,
-            0,
-            0,
-            dead,
-            state.token,
-            new_token(),
-            BUDGET_BYTES,
-            len(new),
-            *(part for letter in new for part in letter_args(letter)),
-            len(good),
+            standing.cursor,
+            standing.cursor,
             events,
-            *(candidate.letter_id for candidate in good),
-        ]
-        answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, [*args, *payload.arguments]))
+            _new_letters(good, folded),
+            taken=[candidate.letter_id for candidate in good],
+            taken_events=events,
+        )
+        answer, rest = await self._committer.commit(commit, payload, standing.token, new_token())
         match answer:
-            case b"OK" | b"STALE":
-                return answer.decode()
-            case b"TAKEN":
+            case "OK" | "STALE":
+                return answer
+            case "TAKEN":
                 return rest[0].decode()
-            case b"RECIPE":
+            case "RECIPE":
                 raise RefusedError(
                     f"{self._keys.name}: the state is computed by another recipe than this program's; "
                     "retry from the version that its workers run"

@@ -9,17 +9,17 @@ Keeps:
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 
 from consumers.folding import Folded
-from consumers.letters import BUDGET_BYTES, WHOLE_ENTRY, DeadLetter, letter_of_event
-from consumers.payload import OverflowingError, Payload, PayloadBuilder
+from consumers.letters import WHOLE_ENTRY, DeadLetter, letter_of_event
+from consumers.payload import OverflowingError
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
+from consumers.runtime.committing import Commit, Committer, Standing, new_token, parse_standing
 from consumers.runtime.effects import VALUE_BUDGET, Effect
 from consumers.runtime.quarantine import FATAL, TIMEOUT_S, Fatal, Quarantine, Tried
 from consumers.runtime.remembered import Remembered, StateChangedError
@@ -39,21 +39,11 @@ READ_ENTRIES: Final = 64
 MOST_EVENTS: Final = 20_000
 """Events of one batch, so that a batch of few cells still commits within tens of milliseconds."""
 
-MAX_REASON_BYTES: Final = 1_000
-"""Bytes of the sentence that a dead letter keeps."""
-
-_FIXED_KEYS: Final = 3
-
 
 class OlderRecipeError(PermanentError):
     """Another worker has replaced the recipe this one has; it must not go on with the old one."""
 
     code = "older_recipe"
-
-
-def new_token() -> str:
-    """Return a name for a state that there was never before."""
-    return os.urandom(16).hex()
 
 
 @dataclass(slots=True)
@@ -104,6 +94,7 @@ class Unit:
         self._options = options
         self._position: _Position | None = None
         self._most_events = MOST_EVENTS
+        self._committer = Committer(server, partition, self.keys, effect)
         tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
         self._quarantine = Quarantine(tried, options.trial_timeout_s, options.trial_turn)
 
@@ -147,21 +138,23 @@ class Unit:
         answer, flat = await self._server.run(script("declare"), keys, args)
         if answer == b"DROPPED":
             raise RefusedError(f"{self.keys.name}, partition {self.partition.number}: this version is being dropped")
-        stored, token = cursor_from(flat), token_from(flat)
+        standing = parse_standing(flat)
         if answer == b"OLDER":
             raise OlderRecipeError(
                 f"{self.keys.name}, partition {self.partition.number}: a worker with a newer recipe has taken over; "
                 "upgrade this worker, or roll back on purpose with `sidestream worker --adopt-recipe`"
             )
-        self._position = _Position(stored, Remembered(self._server, self.keys, token))
-        self._begin(stored, starts_from(flat))
-        return stored
+        known = self._position
+        if known is None or (known.cursor, known.state.token) != (standing.cursor, standing.token):
+            self._position = _Position(standing.cursor, Remembered(self._server, self.keys, standing.token))
+        self._begin(standing)
+        return standing.cursor
 
-    def _begin(self, cursor: Cursor, starts: int) -> None:
+    def _begin(self, standing: Standing) -> None:
         watched = self._quarantine.watches
-        self._quarantine.begin(cursor, starts)
+        self._quarantine.begin(standing.cursor, standing.starts)
         if self._quarantine.watches and not watched:
-            about = {**self._about(), "workers": starts}
+            about = {**self._about(), "workers": standing.starts}
             log.warning(
                 "A cursor stood still over several workers; what waits is tried before it is folded", extra=about
             )
@@ -242,18 +235,26 @@ class Unit:
         outcome = outcome_of(portions, folded, position.cursor)
         if outcome is None:
             raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
-        token = new_token()
         try:
-            payload = await self._payload(position.state, folded.delta)
+            payload = await self._committer.payload(position.state, folded.delta)
         except OverflowingError as error:
             return await self._narrow(position, portions, outcome, error)
         except StateChangedError:
             return self._refused("STALE", [])
-        keys = [self.partition.stream(), self.keys.cursor(), self.keys.dead_letters(), *payload.keys]
-        args = self._commit_args(position, token, outcome)
-        answer, *rest = cast("list[Any]", await self._server.run(script("commit"), keys, [*args, *payload.arguments]))
-        if answer != b"OK":
-            return self._refused(answer.decode(), rest)
+        commit = Commit(
+            "stream",
+            position.cursor,
+            outcome.cursor,
+            outcome.events,
+            outcome.dead,
+            entries=outcome.entries,
+            foreign=outcome.foreign,
+            identity=outcome.last.identity(),
+        )
+        token = new_token()
+        answer, rest = await self._committer.commit(commit, payload, position.state.token, token)
+        if answer != "OK":
+            return self._refused(answer, rest)
         position.state.learn(payload, token)
         self._position = _Position(outcome.cursor, position.state)
         self._most_events = MOST_EVENTS
@@ -266,42 +267,6 @@ class Unit:
 
     def _about(self) -> dict[str, str | int]:
         return {"unit": self.keys.name, "partition": self.partition.number}
-
-    async def _payload(self, state: Remembered, delta: Delta) -> Payload:
-        effect = self.effect
-        builder = PayloadBuilder(self.keys, delta, state.known, effect.caps, effect.ranked_by)
-        await state.load_days(builder.days())
-        await state.load(*builder.missing())
-        return builder.build(_FIXED_KEYS + 1)
-
-    def _commit_args(self, position: _Position, token: str, outcome: Outcome) -> list[Arg]:
-        before = position.cursor
-        producer, first_seq = outcome.last.identity()
-        dead = outcome.dead_events
-        return [
-            before.entry_id,
-            before.index,
-            outcome.cursor.entry_id,
-            outcome.cursor.index,
-            outcome.cursor.done,
-            outcome.entries,
-            producer,
-            first_seq,
-            "stream",
-            self.effect.recipe()[0],
-            self.group,
-            outcome.events - dead,
-            0,
-            outcome.foreign,
-            dead,
-            position.state.token,
-            token,
-            BUDGET_BYTES,
-            len(outcome.dead),
-            *(part for letter in outcome.dead for part in letter_args(letter)),
-            0,
-            0,
-        ]
 
     def _count(self, outcome: Outcome, expired: int) -> None:
         statistics = self.statistics
@@ -335,45 +300,3 @@ class Unit:
         reason = f"adding it would pass the limit of {error.measure} in {':'.join(error.place)}"
         letter = letter_of_event(portion.frame, portion.start, event, "overflow", reason)
         return await self._set_aside(position, portion, letter)
-
-
-def cursor_from(flat: Sequence[bytes]) -> Cursor:
-    """Read a cursor from its hash as a flat list."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Cursor(fields[b"id"].decode(), int(fields[b"index"]), fields[b"done"].decode())
-
-
-def token_from(flat: Sequence[bytes]) -> str:
-    """Read the token of the state from a cursor's hash as a flat list.
-
-    Raises:
-        RefusedError: There is none: what has written this cursor knows no tokens.
-    """
-    token = dict(zip(flat[::2], flat[1::2], strict=True)).get(b"token")
-    if token is None:
-        raise RefusedError(
-            "the cursor has no token: an earlier Sidestream wrote this state in another layout; "
-            "`sidestream handler retire` removes it, and a worker then counts anew what the stream retains"
-        )
-    return token.decode()
-
-
-def starts_from(flat: Sequence[bytes]) -> int:
-    """Read how many owners have begun from a cursor, one after another, from its hash as a flat list."""
-    return int(dict(zip(flat[::2], flat[1::2], strict=True)).get(b"starts", b"0"))
-
-
-def letter_args(letter: DeadLetter) -> list[Arg]:
-    """Return a dead letter as the commit script takes it."""
-    reason = letter.reason.encode("utf-8", "replace")[:MAX_REASON_BYTES]
-    return [
-        letter.entry_id,
-        letter.index,
-        letter.events,
-        letter.code,
-        reason,
-        letter.producer,
-        letter.first_seq,
-        letter.codec,
-        letter.body,
-    ]

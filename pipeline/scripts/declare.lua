@@ -45,6 +45,10 @@ redis.call('LLEN', KEYS[3])
 redis.call('HLEN', KEYS[4])
 local before = redis.call('HMGET', KEYS[2], 'id', 'index', 'starts', 'starter')
 local is_new = redis.call('EXISTS', KEYS[2]) == 0
+-- What is being dropped must not be declared again: it would hold the stream for ever.
+if redis.call('HGET', KEYS[2], 'recipe') == 'dropped' then
+  return { 'DROPPED', redis.call('HGETALL', KEYS[2]) }
+end
 local id, base, entries, since = before[1], nil, nil, nil
 if is_new then
   id, base, entries, since = start_at(stream_facts())
@@ -63,9 +67,6 @@ redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 
 local answer = 'OK'
 local current = redis.call('HGET', KEYS[2], 'recipe')
-if current == 'dropped' then
-  return { 'DROPPED', redis.call('HGETALL', KEYS[2]) }
-end
 if current ~= ARGV[4] and ARGV[7] ~= 'adopt' then
   for _, row in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
     if string.match(row, '^%S+ (%S+) ') == ARGV[4] then

@@ -15,7 +15,7 @@ from consumers.handlers.metrics import MetricsHandler
 from consumers.letters import DeadLetter
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
-from consumers.runtime import unit as units
+from consumers.runtime import committing
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.retrying import Retried, Retrier
 from consumers.runtime.unit import Unit, UnitOptions
@@ -217,7 +217,7 @@ async def test_beyond_their_budget_letters_keep_place_and_reason(
     server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their events are read from the stream while it has them; afterwards they say that nothing was kept."""
-    monkeypatch.setattr(units, "BUDGET_BYTES", 300)
+    monkeypatch.setattr(committing, "BUDGET_BYTES", 300)
     await append([usage(13, agent=f"agent-{number}") for number in range(5)])
     await drain(unit_of(server, keys, Fragile()))
     letters = await letters_of(server, keys)
