@@ -330,8 +330,7 @@ class Telemetry:
     def emit(self, event: Event) -> bool:
         """Take an event as it is, but for secrets in the message of an error; return whether it was buffered."""
         if not self._on:
-            if self.when_forgotten is not None:
-                self.notice_off()
+            self.notice_off()
             return False
         self._count()
         return self._offer_error(event) if isinstance(event, ErrorEvent) else self._buffer.offer(event)
@@ -363,8 +362,7 @@ class Telemetry:
             Whether it was buffered.
         """
         if not self._on:
-            if self.when_forgotten is not None:
-                self.notice_off()
+            self.notice_off()
             return False
         try:
             if isinstance(error, BaseException) and not report_once(error):
@@ -425,8 +423,7 @@ class Telemetry:
             Whether it was buffered.
         """
         if not self._on:
-            if self.when_forgotten is not None:
-                self.notice_off()
+            self.notice_off()
             return False
         self._count()
         try:
@@ -490,8 +487,7 @@ class Telemetry:
             **details: Who it is about, where the running context does not say it.
         """
         if not self._on:
-            if self.when_forgotten is not None:
-                self.notice_off()
+            self.notice_off()
             return False
         self._count()
         try:

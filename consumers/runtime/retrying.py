@@ -75,14 +75,14 @@ class Retrier:
         self._committer = Committer(server, partition, self._keys, effect)
         self._decoder = FrameDecoder()
 
-    async def retry(self, letters: Sequence[tuple[str, DeadLetter]]) -> Retried:
-        """Retry letters, given with their ids.
+    async def retry(self, letters: Sequence[tuple[str, DeadLetter]], result: Retried | None = None) -> Retried:
+        """Retry letters, given with their ids; return what became of them, added to `result`.
 
         Raises:
             RefusedError: The state is computed by another recipe than this program's.
             SidestreamError: See `AsyncServer.call`; what was committed before stays.
         """
-        result = Retried()
+        result = Retried() if result is None else result
         candidates = await self._candidates(letters, result)
         single = [candidate for candidate in candidates if candidate.letter.index != WHOLE_ENTRY]
         for first in range(0, len(single), AT_ONCE):

@@ -8,7 +8,6 @@ Keeps: trouble is said once, and once that it is over; a worker that can never w
 
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,21 +22,18 @@ from consumers.runtime.arbiter import Arbiter
 from consumers.runtime.effects import Effect
 from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
+from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
 from pipeline.keys import LIVE_VERSION, Keys
 from pipeline.presence import read_partitions
-from pipeline.retry import Backoff
 
 log = logging.getLogger("sidestream.worker")
 
 BLOCK_MS: Final = 500
 """How long an idle unit's read waits: well under the answer time-out, and how long SIGTERM may wait for it."""
-
-PAUSE_S: Final = 60.0
-"""How long a unit rests at most after an error that repeating cannot mend (a revoked token, a newer recipe)."""
 
 RECHECK_S: Final = 10.0
 """An idle unit asks for its cursor so often: a server that was put back, with a clock that is behind, appends entries
@@ -48,9 +44,6 @@ BEAT_S: Final = 1.0
 
 STOOD_STILL_S: Final = 5.0
 """Half of a lease: a loop that stands still for so long is about to lose what it holds."""
-
-_REFUSED: Final = Backoff(first_s=1.0, most_s=PAUSE_S)
-"""Pauses after an error that repeating cannot mend: an operator may."""
 
 _TOLD: Final = 20
 """Units in trouble that a worker tells of in its presence."""
@@ -218,7 +211,7 @@ class Worker:
             await effect.aclose()
 
     async def _keep_leases(self, group: TaskGroup) -> None:
-        outage = _Outage("leases")
+        outage = Outage("leases")
         carried = 0
         due_s = 0.0
         while not self._stopping.is_set():
@@ -256,7 +249,7 @@ class Worker:
 
     async def _carry(self, unit: Unit) -> None:
         key, place = unit.keys.lease(), _place(unit)
-        outage = _Outage(f"{unit.keys.name}, partition {unit.partition.number}")
+        outage = Outage(f"{unit.keys.name}, partition {unit.partition.number}")
         checked_s = time.monotonic()
         while not self._stopping.is_set():
             if key in self._arbiter.left:
@@ -305,7 +298,7 @@ class Worker:
         log.info("Going on", extra={"what": f"{unit.keys.name}, partition {unit.partition.number}"})
 
     async def _repeat(self, task: Periodic) -> None:
-        outage = _Outage(task.name)
+        outage = Outage(task.name)
         place = (task.name, None)
         while not self._stopping.is_set():
             pause_s = task.every_s
@@ -352,47 +345,6 @@ class Worker:
         }
         troubles = msgspec.json.encode(self.health().troubles[:_TOLD]).decode()
         return {**self.options.presence, **figures, **tasks, "troubles": troubles}
-
-
-class _Outage:
-    """Says once that something (a unit, the leases, a task) is in trouble of some kind, and once that it goes on."""
-
-    def __init__(self, what: str) -> None:
-        self.backoff = Backoff()
-        self._what = what
-        self._failures = 0
-        self._said = ""
-
-    def seen(self, error: SidestreamError) -> float:
-        """Note a failure; return how many seconds to wait: what the far side asked for, else by back-off."""
-        self._failures += 1
-        about = {"what": self._what, "code": error.code, "reason": str(error)}
-        if isinstance(error, PermanentError):
-            if self._is_news(error.code):
-                log.error("It rests: repeating cannot mend this", extra=about)
-            return _REFUSED.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
-        if self._is_news("waits"):
-            log.warning("Waiting: no answer from Redis, or from where a sink delivers", extra=about)
-        asked_s: float | None = getattr(error, "retry_after_s", None)
-        return asked_s or self.backoff.pause_s(self._failures, random.random())  # noqa: S311 - jitter, no secret
-
-    def fault(self, error: Exception) -> float:
-        """Note a fault of ours; return how many seconds to wait."""
-        self._failures += 1
-        if self._is_news(repr(error)):
-            log.error("It failed, and goes on from where it stood", exc_info=error, extra={"what": self._what})
-        return self.backoff.most_s
-
-    def over(self) -> None:
-        """Note a success."""
-        if self._failures:
-            log.info("Going on", extra={"what": self._what, "failures": self._failures})
-        self._failures = 0
-        self._said = ""
-
-    def _is_news(self, kind: str) -> bool:
-        is_news, self._said = kind != self._said, kind
-        return is_news
 
 
 def _place(unit: Unit) -> Place:

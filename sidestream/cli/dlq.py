@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.letters import WHOLE_ENTRY, DeadLetter, frame_of
-from consumers.runtime.retrying import Retrier
+from consumers.runtime.retrying import Retried, Retrier
 from consumers.views.dead_letters import (
     StoredLetter,
     Wanted,
@@ -122,7 +122,7 @@ def retry_letters(
 ) -> None:
     """Let handlers take dead letters again, in place: what they take now is counted, and its letter goes.
 
-    After an upgrade that mends what refused them. Exit code 1 while some are left.
+    After an upgrade that mends what refused them. Exit code 1 while some are left, or where no id given is one.
     """
 
     async def command() -> int:
@@ -134,7 +134,8 @@ def retry_letters(
             print_json(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(outcome)}))
         else:
             _print_retried(outcome)
-        return EXIT_FINDING if outcome.still else 0
+        missed = bool(ids) and not outcome.taken
+        return EXIT_FINDING if outcome.still or missed else 0
 
     run_async(command)
 
@@ -171,14 +172,6 @@ def purge_letters(
     run_async(command)
 
 
-class _Outcome(msgspec.Struct, frozen=True):
-    """What a retry did: letters taken and the events they stood for; why others are still there, by their ids."""
-
-    taken: list[str]
-    events: int
-    still: dict[str, str]
-
-
 def _wanted(
     ids: list[str] | None, handler: str | None, code: str | None, older_than: str | None, *, every: bool, now_ms: int
 ) -> Wanted:
@@ -202,9 +195,9 @@ async def _known(session: Session, handler: str | None) -> None:
         raise SettingsError(f"--handler: {handler!r} has not run here; known are {', '.join(known) or 'none'}")
 
 
-async def _retry(session: Session, wanted: Wanted) -> _Outcome:
+async def _retry(session: Session, wanted: Wanted) -> Retried:
     effects = effects_of(HANDLERS, os.environ)
-    outcome = _Outcome([], 0, {})
+    outcome = Retried()
     try:
         async for page in select_dead_letters(session.server, session.keys, session.partitions, wanted):
             effect = effects.get(page[0].handler)
@@ -212,11 +205,7 @@ async def _retry(session: Session, wanted: Wanted) -> _Outcome:
                 outcome.still.update({s.letter_id: f"{s.handler} is not configured here" for s in page})
                 continue
             retrier = Retrier(session.server, session.keys.partition(page[0].partition), effect)
-            done = await retrier.retry([(stored.letter_id, stored.letter) for stored in page])
-            outcome.still.update(done.still)
-            outcome = msgspec.structs.replace(
-                outcome, taken=[*outcome.taken, *done.taken], events=outcome.events + done.events
-            )
+            await retrier.retry([(stored.letter_id, stored.letter) for stored in page], outcome)
     finally:
         for effect in effects.values():
             await effect.aclose()
@@ -237,7 +226,7 @@ async def _purge(session: Session, wanted: Wanted, *, yes: bool) -> tuple[int, i
     return letters, events
 
 
-def _print_retried(outcome: _Outcome) -> None:
+def _print_retried(outcome: Retried) -> None:
     out = console()
     if not (outcome.taken or outcome.still):
         out.print("No such dead letters.")

@@ -12,9 +12,10 @@ from consumers.pricing import PriceBook
 from consumers.replay.diff import diff
 from consumers.replay.shadow import SHADOW_VERSION, drop, replay
 from consumers.runtime.effects import Effect, FoldEffect
-from consumers.runtime.run import Worker
+from consumers.runtime.run import Worker, WorkerOptions
 from consumers.values import pack, unpack
 from pipeline.connection import AsyncServer
+from pipeline.errors import RefusedError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import LIVE_VERSION, Keys
 
@@ -110,3 +111,19 @@ async def test_the_live_version_cannot_be_dropped(server: AsyncServer, keys: Key
     """There is no way to lose it by a number."""
     with pytest.raises(ValueError, match="never dropped"):
         await drop(server, keys, PARTITIONS, LIVE_VERSION)
+
+
+async def test_a_version_that_is_being_dropped_is_not_declared_again(
+    server: AsyncServer, keys: Keys, traffic: int
+) -> None:
+    """A worker that still carries it is refused, and leaves nothing that would hold the stream."""
+    await replay(server, keys, effects())
+    partition = keys.partition(0)
+    unit = partition.unit("metrics", SHADOW_VERSION)
+    await server.call("HSET", unit.cursor(), "recipe", "dropped", "token", "dropped")
+    await server.call("HDEL", partition.handlers(), unit.name)
+    with pytest.raises(RefusedError, match="being dropped"):
+        await Worker(server, keys, effects(), options=WorkerOptions(version=SHADOW_VERSION)).run_until_idle()
+    assert await server.call("HEXISTS", partition.handlers(), unit.name) == 0
+    await drop(server, keys, PARTITIONS)
+    assert await server.call("KEYS", f"{unit.prefix}:*") == []

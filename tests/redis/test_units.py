@@ -14,6 +14,7 @@ from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
+from consumers.payload import Place
 from consumers.pricing import PriceBook
 from consumers.reader import StateReader
 from consumers.recipe import Recipe
@@ -175,6 +176,27 @@ async def test_a_window_that_was_deleted_by_hand_comes_back_and_is_told(
         assert await drain(unit) == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert await tokens_of(server, keys) == 6
+
+
+async def test_what_is_remembered_outlives_a_look_at_a_cursor_that_stands(
+    server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle unit asks for its cursor now and then: where nobody has written, nothing is read again."""
+    unit = unit_of(server, keys)
+    await append([usage(1)])
+    await drain(unit)
+    asked: list[int] = []
+    load = remembered.Remembered.load
+
+    async def counted(self: remembered.Remembered, places: Sequence[Place], sizes: Sequence[str]) -> None:
+        asked.append(len(places) + len(sizes))
+        await load(self, places, sizes)
+
+    monkeypatch.setattr(remembered.Remembered, "load", counted)
+    await unit.declare()
+    await append([usage(1)])
+    await drain(unit)
+    assert asked == [0]
 
 
 async def test_what_is_remembered_is_bounded(
