@@ -29,7 +29,7 @@ from storms.appending import Appender, events_in
 from storms.commit_proxy import CommitProxy, Held, percentile_s
 from storms.consumer import LEASE_S, REST_S
 from storms.consuming_plan import ALWAYS_NEEDED, LEAST_A_MINUTE, NEEDED, TAKES_S, WEIGHTS
-from storms.consuming_variants import FLAVOURS, VARIANTS, append_script
+from storms.consuming_variants import EDITS_COMMIT, FLAVOURS, VARIANTS, append_script
 from storms.counting_model import HANDLERS
 from storms.counting_oracle import CountingVerdict, read_books, read_found
 from storms.far_side import FarSide
@@ -459,9 +459,16 @@ def _outcome(storm: Storm, verdict: CountingVerdict, checks: Sequence[Check], *,
         idle_s=storm.idle_s,
         spans=len(storm.far_side.delivered),
         repeated=storm.far_side.repeated,
-        invalid=shortfalls(happened, seconds, least),
+        invalid=[*shortfalls(happened, seconds, least), *_still_guarded(storm)],
         checks=checks,
     )
+
+
+def _still_guarded(storm: Storm) -> list[str]:
+    """Return what is wrong with a variant whose guard was never removed."""
+    if storm.variant in EDITS_COMMIT and storm.proxy.guarded_commits:
+        return [f"{storm.variant}: workers have run the commit script with every guard in it"]
+    return []
 
 
 def _name(binary: Path) -> str:

@@ -14,7 +14,6 @@ import anyio.lowlevel
 
 from consumers.contract import Slice
 from consumers.folding import Folded
-from consumers.runtime import unit
 from consumers.runtime.effects import SinkEffect
 from consumers.state import Delta
 from pipeline import scripting
@@ -54,14 +53,14 @@ def _script(name: str, text: str) -> Script:
 
 
 def _use(*changed: Script) -> None:
-    """Let units run these scripts instead of their own."""
-    by_name = {one.name: one for one in changed}
-    original = unit.script
+    """Run these scripts instead of those of their names, whoever asks for them."""
+    instead = {scripting.script(one.name).sha: one for one in changed}
+    run = AsyncServer.run
 
-    def script(name: str) -> Script:
-        return by_name.get(name) or original(name)
+    async def running(self: AsyncServer, script: RunnableScript, keys: Sequence[str], args: Sequence[Arg]) -> Reply:
+        return await run(self, instead.get(script.sha, script), keys, args)
 
-    unit.script = script
+    AsyncServer.run = running
 
 
 def no_cursor() -> None:
@@ -88,18 +87,18 @@ def any_recipe() -> None:
 
 def cursor_first() -> None:
     """Move the cursor by a command of its own, and count after it: who dies between the two loses a batch."""
-    unguarded = edited("commit", (_CURSOR_GUARD, "if false then"))
+    _use(edited("commit", (_CURSOR_GUARD, "if false then")))
     move = _script("move", _MOVE_CURSOR)
+    commit = scripting.script("commit").sha
     run = AsyncServer.run
 
     async def moving(self: AsyncServer, script: RunnableScript, keys: Sequence[str], args: Sequence[Arg]) -> Reply:
-        if script is not unguarded:
+        if script.sha != commit:
             return await run(self, script, keys, args)
         moved = await run(self, move, [keys[1]], args[:5])
         return await run(self, script, keys, args) if moved == [b"OK"] else moved
 
     AsyncServer.run = moving
-    _use(unguarded)
 
 
 def late_validation() -> None:
@@ -160,6 +159,11 @@ VARIANTS: Final[Mapping[str, Callable[[], None]]] = {
         early_answer,
     )
 }
+EDITS_COMMIT: Final = frozenset(
+    {"no_cursor", "no_gone", "any_recipe", "cursor_first", "late_validation", "letters_again"}
+)
+"""The variants under which the commit script as it is must never be run."""
+
 CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = {
     "no_cursor": frozenset({"doubled", "lost", "identities"}),
     "no_gone": frozenset({"doubled"}),
