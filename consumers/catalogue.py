@@ -144,8 +144,11 @@ class Pricer:
 
     def price(self, event: UsageEvent) -> Priced:
         """Price one request; never raises. What cannot be priced says why."""
+        rates = self._rates(event)
+        if rates is None:
+            return decide(event.cost_nano_usd, None, "unknown_model")
         try:
-            nano_usd = self.reckon(event)
+            nano_usd = price(event, rates)
         except PricingError as error:
             return decide(event.cost_nano_usd, None, error.code)
         if not (nano_usd or event.input_tokens or event.output_tokens or event.status == "error"):

@@ -15,8 +15,19 @@ from pipeline.wire import Frame
 MAX_AHEAD_US: Final = 3600 * 1_000_000
 """An event dated more than an hour after it was appended has a wrong clock: it would open windows in the future."""
 
-EventFold = Callable[[Delta, Frame, Event], None]
-"""Adds one event to a delta; it must raise before it adds anything, or not at all."""
+
+class Fold(Protocol):
+    """The fold of one batch, under way."""
+
+    delta: Delta
+
+    def add(self, frame: Frame, event: Event) -> None:
+        """Take one event; whatever it raises is held against that event."""
+        ...
+
+    def close(self) -> None:
+        """Add up what was only gathered. It must not raise: nobody would know for which event."""
+        ...
 
 
 @dataclass(slots=True)
@@ -57,24 +68,35 @@ class _PoisonError(Exception):
         self.letter = letter
 
 
-def fold_slices(slices: Sequence[Slice], budget: int, fold_event: EventFold) -> Folded:
-    """Fold a batch event by event with `fold_event`; an event that makes it raise is set aside as `poison`.
+def fold_slices(slices: Sequence[Slice], budget: int, begin: Callable[[], Fold]) -> Folded:
+    """Fold a batch, event by event; an event that makes the fold raise is set aside as `poison`.
 
     The failing event may have added something before it raised, so the batch is folded anew without it.
+
+    Args:
+        slices: The batch.
+        budget: The weight at which the fold stops, behind at least one event.
+        begin: Begins a fold.
     """
     poison: dict[tuple[str, int], DeadLetter] = {}
     while True:
         try:
-            return _fold_once(slices, budget, fold_event, poison)
+            return _fold_once(slices, budget, begin(), poison)
         except _PoisonError as error:
             poison[error.letter.entry_id, error.letter.index] = error.letter
 
 
 def _fold_once(
-    slices: Sequence[Slice], budget: int, fold_event: EventFold, poison: Mapping[tuple[str, int], DeadLetter]
+    slices: Sequence[Slice], budget: int, fold: Fold, poison: Mapping[tuple[str, int], DeadLetter]
 ) -> Folded:
-    result = Folded(Delta())
-    delta = result.delta
+    result = _walk(slices, budget, fold, poison)
+    fold.close()
+    return result
+
+
+def _walk(slices: Sequence[Slice], budget: int, fold: Fold, poison: Mapping[tuple[str, int], DeadLetter]) -> Folded:
+    delta, take = fold.delta, fold.add
+    result = Folded(delta)
     for piece in slices:
         frame = piece.frame
         latest_us = entry_time_us(frame.entry_id) + MAX_AHEAD_US
@@ -88,7 +110,7 @@ def _fold_once(
                 result.dead.append(_wrong_clock(frame, index, event))
             else:
                 try:
-                    fold_event(delta, frame, event)
+                    take(frame, event)
                 except Exception as error:
                     raise _PoisonError(_poison(frame, index, event, error)) from error
         result.whole += 1

@@ -6,7 +6,8 @@ Source: OpenTelemetry metrics data model, "Exponential Histogram", mapping funct
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Final
 
 SCALE: Final = 3
@@ -39,7 +40,18 @@ def bucket_of(value: int) -> int:
     return bisect_left(UPPER_BOUNDS, value) + ZERO
 
 
-def bucket_names(measure: str) -> tuple[str, ...]:
+def observe(measures: dict[str, int], measure: str, values: Iterable[int]) -> None:
+    """Add values to a measure's sum, and each to its bucket."""
+    names, get, total = _bucket_names(measure), measures.get, 0
+    for value in values:
+        name = names[bisect_left(UPPER_BOUNDS, value)]
+        measures[name] = get(name, 0) + 1
+        total += value
+    measures[measure] = get(measure, 0) + total
+
+
+@cache
+def _bucket_names(measure: str) -> tuple[str, ...]:
     """Return the names of a measure's counters, `<measure>.<bucket>`, in the order of `UPPER_BOUNDS`."""
     return tuple(f"{measure}.{bucket + ZERO}" for bucket in range(len(UPPER_BOUNDS)))
 

@@ -165,8 +165,9 @@ class PayloadBuilder:
             return
         if place in self._shared:
             self._shared.remove(place)
-            found = self._cells[place] = dict(found)
-        merge(found, measures)
+            self._cells[place] = _sum(found, measures)
+        else:
+            merge(found, measures)
 
     def _number(self, day: str, name: str) -> int:
         known = self._known.numbers[day]
@@ -189,7 +190,7 @@ class PayloadBuilder:
         for (dimension, hour_s, name), measures in self._delta.marginals.items():
             for resolution in MARGINAL_RESOLUTIONS:
                 window = found.setdefault((dimension, resolution, resolution.start_of(hour_s)), {})
-                merge(window.setdefault(name, {}), measures)
+                window[name] = _sum(window[name], measures) if name in window else measures
         for (dimension, resolution, start), names in found.items():
             window = _Window(
                 self._unit.marginal(dimension, resolution.name, start),
@@ -215,12 +216,13 @@ class PayloadBuilder:
         size, values = self._known.sizes[key], self._known.values
         admitted: dict[str, Measures] = {}
         for name, measures in names.items():
+            under = name
             if name != OTHER and values[key, name] is None:
-                if size >= self._caps.names:
-                    merge(admitted.setdefault(OTHER, {}), measures)
-                    continue
-                size += 1
-            merge(admitted.setdefault(name, {}), measures)
+                if size < self._caps.names:
+                    size += 1
+                else:
+                    under = OTHER
+            admitted[under] = _sum(admitted[under], measures) if under in admitted else measures
         return admitted, size
 
     # The slowest
@@ -253,7 +255,7 @@ class _Writer:
         """Write fields of a hash as they are."""
         self._hashes.setdefault(key, (expires_at, {}))[1].update(fields)
 
-    def add(self, key: str, expires_at: int, name: str, measures: Measures) -> Measures:
+    def add(self, key: str, expires_at: int, name: str, measures: Measures) -> Mapping[str, int]:
         """Add to a value, and return what it holds then."""
         try:
             value, total = added(self._known.get((key, name)), measures)
@@ -286,6 +288,12 @@ class _Writer:
 
 
 _OTHER_CELL: Final = stored_cell(OTHER_CELL)
+
+
+def _sum(some: Measures, others: Measures) -> Measures:
+    found = dict(some)
+    merge(found, others)
+    return found
 
 
 def _catalogue_expiry(day: str) -> int:

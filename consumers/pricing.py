@@ -13,11 +13,13 @@ the whole's rate.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from operator import mul
+from operator import attrgetter, mul
 from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
 
 from pipeline.errors import PermanentError
 from pipeline.events import UsageEvent
@@ -114,7 +116,8 @@ class Card:
     """Rates that hold together, compiled so that a request costs a few multiplications. Build it with `Card.of`.
 
     `remainders` are the forms over `kinds` that must not be negative: what is left of a whole after its parts.
-    `units_per_nano_usd` is a power of ten: how far the weights are scaled up so that they are integers.
+    `units_per_nano_usd` is a power of ten: how far the weights are scaled up so that they are integers. `counts_of`
+    returns an event's counts by `kinds`.
     """
 
     kinds: tuple[TokenKind, ...]
@@ -122,6 +125,7 @@ class Card:
     cliffs: tuple[int, ...]
     bands: tuple[_Band, ...]
     units_per_nano_usd: int
+    counts_of: Callable[[UsageEvent], tuple[int, ...]] = field(compare=False, repr=False)
 
     @classmethod
     def of(cls, rates: Mapping[Kind, Rate]) -> "Card":
@@ -141,6 +145,7 @@ class Card:
             cliffs=tuple(cliffs),
             bands=tuple(_band(kinds, remainders, rates, scale, tokens) for tokens in _samples(cliffs)),
             units_per_nano_usd=scale // 10**_MIN_DIGITS,
+            counts_of=_reader(kinds),
         )
 
 
@@ -163,8 +168,7 @@ class PriceBook:
     hash: str = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(Struct, frozen=True, gc=False):
     """What a request costs, and who says so.
 
     `nano_usd` is the figure to count: the provider's own if there is one, else ours; None is unpriced, which is not 0.
@@ -206,15 +210,24 @@ def decide(provider_nano_usd: int | None, catalogue_nano_usd: int | None, reason
     return Priced(None, "unpriced", reason=reason)
 
 
-def _counts(event: UsageEvent, card: Card) -> list[int]:
+def _counts(event: UsageEvent, card: Card) -> tuple[int, ...]:
     """Return the event's counts by the card's kinds, checked against each other."""
-    counts: list[int] = [getattr(event, kind) for kind in card.kinds]
+    counts = card.counts_of(event)
     # Where caching has no price of its own the remainders cannot see that `input_tokens` leaves out the cached ones.
-    if event.cache_read_tokens + event.cache_write_tokens > event.input_tokens or any(
-        sum(map(mul, form, counts)) < 0 for form in card.remainders
-    ):
+    consistent = event.cache_read_tokens + event.cache_write_tokens <= event.input_tokens
+    for form in card.remainders:
+        if sum(map(mul, form, counts)) < 0:
+            consistent = False
+    if not consistent:
         raise PricingError("Parts of the tokens exceed their whole", code="inconsistent_usage")
     return counts
+
+
+def _reader(kinds: tuple[TokenKind, ...]) -> Callable[[UsageEvent], tuple[int, ...]]:
+    """Return what reads these counts off an event; of two and more that is a function in C."""
+    if len(kinds) > 1:
+        return attrgetter(*kinds)
+    return lambda event: tuple(getattr(event, kind) for kind in kinds)
 
 
 def _remainders(kinds: tuple[TokenKind, ...]) -> list[tuple[int, ...]]:

@@ -65,7 +65,7 @@ def unpack(value: bytes) -> dict[str, int]:
         raise UnreadableValueError(f"a stored value cannot be read: {error}") from error
 
 
-def added(value: bytes | None, measures: Mapping[str, int]) -> tuple[bytes, dict[str, int]]:
+def added(value: bytes | None, measures: Mapping[str, int]) -> tuple[bytes, Mapping[str, int]]:
     """Add measures to a value that may not be there yet; return the new one, packed and as measures.
 
     Raises:
@@ -73,7 +73,7 @@ def added(value: bytes | None, measures: Mapping[str, int]) -> tuple[bytes, dict
         UnreadableValueError: See `unpack`.
     """
     if not value:
-        return pack(measures), dict(measures)
+        return pack(measures), measures
     total = unpack(value)
     get = total.get
     for measure, number in measures.items():

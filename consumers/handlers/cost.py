@@ -3,8 +3,8 @@
 An unknown price is *unpriced*: counted, with its tokens, and never 0.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -12,18 +12,20 @@ import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import UPPER_BOUNDS, bucket_names
+from consumers.gathering import ByCell, ByName
+from consumers.histogram import observe
 from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, UNPRICED_TOKENS
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
-from consumers.state import Caps, Delta, add, cell_of
-from consumers.windows import HOUR_S, finest_start_s
+from consumers.state import Caps, Delta, Measures, add
+from consumers.windows import HOUR_S
 from pipeline.events import Event, UsageEvent
+from pipeline.units import US_PER_S
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 2
 
-_COST_BUCKETS: Final = bucket_names(COST)
+_HOUR_US: Final = HOUR_S * US_PER_S
 RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 
 
@@ -60,46 +62,64 @@ class CostHandler:
 
     def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
         """Fold a batch; see `FoldHandler.fold`."""
-        return fold_slices(slices, budget, self._fold_event)
+        return fold_slices(slices, budget, partial(_CostFold, self._pricer))
 
-    def _fold_event(self, delta: Delta, frame: Frame, event: Event) -> None:
+
+class _CostFold:
+    """The fold of one batch; see `consumers.folding.Fold`."""
+
+    def __init__(self, pricer: PricesEvents) -> None:
+        self.delta = Delta()
+        self._pricer = pricer
+        self._requests: ByCell[tuple[Priced, int]] = ByCell(self.delta)
+        self._money: ByName[int | None] = ByName(self.delta)
+        self._runs: dict[tuple[int, str, str, str], list[int | None]] = {}
+
+    def add(self, frame: Frame, event: Event) -> None:
         if not isinstance(event, UsageEvent):
             return
         priced = self._pricer.price(event)
-        start_s = finest_start_s(event.time_us)
-        model = event.model or event.response_model
-        cell = delta.cell(
-            start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status))
-        )
-        if priced.nano_usd is None:
-            add(cell, UNPRICED, 1)
-            add(cell, UNPRICED_TOKENS, event.input_tokens + event.output_tokens)
-        else:
-            add(cell, COST, priced.nano_usd)
-            add(cell, PRICED, 1)
-            add(cell, _COST_BUCKETS[bisect_left(UPPER_BOUNDS, priced.nano_usd)], 1)
-        if priced.provider_nano_usd is not None:
-            add(cell, PROVIDER_COST, priced.provider_nano_usd)
-        _add_marginals(delta, event, start_s, priced.nano_usd)
+        self._requests.of(frame.resource, event).append((priced, event.input_tokens + event.output_tokens))
+        hour_s = event.time_us // _HOUR_US * HOUR_S
+        if event.tags:
+            for tag in dict.fromkeys(event.tags):
+                self._money.of("tag", hour_s, tag).append(priced.nano_usd)
+        if event.session:
+            self._money.of("session", hour_s, event.session).append(priced.nano_usd)
+        if event.user:
+            self._money.of("user", hour_s, event.user).append(priced.nano_usd)
+        if event.run_id:
+            self._of_run(hour_s, event).append(priced.nano_usd)
+
+    def _of_run(self, hour_s: int, event: UsageEvent) -> list[int | None]:
+        place = hour_s, event.agent, event.run_id, event.session
+        found = self._runs.get(place)
+        if found is None:
+            name = msgspec.json.encode(place[1:]).decode()
+            found = self._runs[place] = self._money.of("run", hour_s, name)
+        return found
+
+    def close(self) -> None:
+        for cell, requests in self._requests:
+            _sum_up(cell, requests)
+        for names, money in self._money:
+            costs = [nano_usd for nano_usd in money if nano_usd is not None]
+            add(names, REQUESTS, len(money))
+            if costs:
+                add(names, COST, sum(costs))
+            if len(money) > len(costs):
+                add(names, UNPRICED, len(money) - len(costs))
 
 
-def _add_marginals(delta: Delta, event: UsageEvent, start_s: int, nano_usd: int | None) -> None:
-    hour_s = start_s - start_s % HOUR_S
-    for dimension, name in _marginals(event):
-        measures = delta.name(dimension, hour_s, name)
-        add(measures, REQUESTS, 1)
-        if nano_usd is None:
-            add(measures, UNPRICED, 1)
-        else:
-            add(measures, COST, nano_usd)
-
-
-def _marginals(event: UsageEvent) -> list[tuple[str, str]]:
-    found = [("tag", tag) for tag in dict.fromkeys(event.tags)]
-    if event.session:
-        found.append(("session", event.session))
-    if event.user:
-        found.append(("user", event.user))
-    if event.run_id:
-        found.append(("run", msgspec.json.encode((event.agent, event.run_id, event.session)).decode()))
-    return found
+def _sum_up(cell: Measures, requests: Sequence[tuple[Priced, int]]) -> None:
+    costs = [priced.nano_usd for priced, _ in requests if priced.nano_usd is not None]
+    if costs:
+        add(cell, PRICED, len(costs))
+        observe(cell, COST, costs)
+    unpriced = [tokens for priced, tokens in requests if priced.nano_usd is None]
+    if unpriced:
+        add(cell, UNPRICED, len(unpriced))
+        add(cell, UNPRICED_TOKENS, sum(unpriced))
+    told = [priced.provider_nano_usd for priced, _ in requests if priced.provider_nano_usd is not None]
+    if told:
+        add(cell, PROVIDER_COST, sum(told))

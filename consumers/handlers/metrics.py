@@ -3,7 +3,6 @@
 Measures of a cell (docs/state.md lists them all): counts and sums add; `<name>.<bucket>` are histogram buckets.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
@@ -13,7 +12,8 @@ import msgspec
 
 from consumers.contract import Slice
 from consumers.folding import Folded, fold_slices
-from consumers.histogram import UPPER_BOUNDS, bucket_names
+from consumers.gathering import ByCell, ByName
+from consumers.histogram import observe
 from consumers.measures import (
     ERRORS,
     INPUT,
@@ -37,6 +37,7 @@ from consumers.recipe import Recipe
 from consumers.state import Caps, Delta, Measures, add, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from pipeline.units import US_PER_S
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 2
@@ -45,11 +46,9 @@ RANKED_BY: Final = MappingProxyType(
     {"session": TOKENS, "user": TOKENS, "tag": TOKENS, "error": ERRORS, "transition": TRANSITIONS}
 )
 
-_REQUEST_BUCKETS: Final = bucket_names(REQUEST_US)
-_TTFT_BUCKETS: Final = bucket_names(TTFT_US)
-_BUCKETS: Final = {measure: bucket_names(measure) for measure in (RUN_US, TOOL_US, STEP_US, VISIT_US)}
-_PARTS: Final = tuple(TOKEN_PARTS.values())
-_parts_of: Final = attrgetter(*TOKEN_PARTS)
+_SUMMED: Final = (INPUT, OUTPUT, *TOKEN_PARTS.values())
+_summed_of: Final = attrgetter("input_tokens", "output_tokens", *TOKEN_PARTS)
+_HOUR_US: Final = HOUR_S * US_PER_S
 _OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
 
 
@@ -68,66 +67,73 @@ class MetricsHandler:
 
     def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
         """Fold a batch; see `FoldHandler.fold`."""
-        return fold_slices(slices, budget, _fold_event)
+        return fold_slices(slices, budget, _MetricsFold)
 
 
-def _fold_event(delta: Delta, frame: Frame, event: Event) -> None:
-    start_s = finest_start_s(event.time_us)
-    match event:
-        case UsageEvent():
-            _fold_usage(delta, frame, event, start_s)
-        case OperationEvent():
-            _fold_operation(delta, frame, event, start_s)
-        case TransitionEvent():
-            _fold_transition(delta, frame, event, start_s)
-        case ErrorEvent():
-            _fold_error(delta, frame, event, start_s)
-        case _:
-            assert_never(event)
+class _MetricsFold:
+    """The fold of one batch; see `consumers.folding.Fold`. Requests are most of it: they are summed by column."""
+
+    def __init__(self) -> None:
+        self.delta = Delta()
+        self._requests: ByCell[UsageEvent] = ByCell(self.delta)
+        self._tokens: ByName[int] = ByName(self.delta)
+
+    def add(self, frame: Frame, event: Event) -> None:
+        match event:
+            case UsageEvent():
+                self._add_request(frame, event)
+            case OperationEvent():
+                _fold_operation(self.delta, frame, event, finest_start_s(event.time_us))
+            case TransitionEvent():
+                _fold_transition(self.delta, frame, event, finest_start_s(event.time_us))
+            case ErrorEvent():
+                _fold_error(self.delta, frame, event, finest_start_s(event.time_us))
+            case _:
+                assert_never(event)
+
+    def _add_request(self, frame: Frame, event: UsageEvent) -> None:
+        self._requests.of(frame.resource, event).append(event)
+        hour_s = event.time_us // _HOUR_US * HOUR_S
+        tokens = event.input_tokens + event.output_tokens
+        if event.tags:
+            for tag in dict.fromkeys(event.tags):
+                self._tokens.of("tag", hour_s, tag).append(tokens)
+        if event.session:
+            self._tokens.of("session", hour_s, event.session).append(tokens)
+        if event.user:
+            self._tokens.of("user", hour_s, event.user).append(tokens)
+        if event.duration_us is not None and not event.run_id:
+            start_s = finest_start_s(event.time_us)
+            if self.delta.is_slow(start_s, event.duration_us):
+                name = _operation_name("request", event.model or event.response_model, event)
+                self.delta.slow(start_s, name, event.duration_us)
+
+    def close(self) -> None:
+        for cell, events in self._requests:
+            _sum_up(cell, events)
+        for names, tokens in self._tokens:
+            add(names, REQUESTS, len(tokens))
+            add(names, TOKENS, sum(tokens))
 
 
-def _fold_usage(delta: Delta, frame: Frame, event: UsageEvent, start_s: int) -> None:
-    # Written out: this is most of what a worker does.
-    model = event.model or event.response_model
-    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, model, event.state, event.status)))
-    get = cell.get
-    cell[REQUESTS] = get(REQUESTS, 0) + 1
-    tokens_in, tokens_out, duration_us, ttft_us = (
-        event.input_tokens,
-        event.output_tokens,
-        event.duration_us,
-        event.ttft_us,
-    )
-    if tokens_in:
-        cell[INPUT] = get(INPUT, 0) + tokens_in
-    if tokens_out:
-        cell[OUTPUT] = get(OUTPUT, 0) + tokens_out
-    parts = _parts_of(event)
-    if any(parts):
-        for measure, tokens in zip(_PARTS, parts, strict=True):
-            if tokens:
-                cell[measure] = get(measure, 0) + tokens
-    if duration_us is not None:
-        cell[REQUEST_US] = get(REQUEST_US, 0) + duration_us
-        bucket = _REQUEST_BUCKETS[bisect_left(UPPER_BOUNDS, duration_us)]
-        cell[bucket] = get(bucket, 0) + 1
-        if not event.run_id and delta.is_slow(start_s, duration_us):
-            delta.slow(start_s, _operation_name("request", model, event), duration_us)
-    if ttft_us is not None:
-        cell[TTFT_US] = get(TTFT_US, 0) + ttft_us
-        bucket = _TTFT_BUCKETS[bisect_left(UPPER_BOUNDS, ttft_us)]
-        cell[bucket] = get(bucket, 0) + 1
-    tokens = tokens_in + tokens_out
-    for names in _marginals(delta, event, start_s):
-        names[REQUESTS] = names.get(REQUESTS, 0) + 1
-        names[TOKENS] = names.get(TOKENS, 0) + tokens
+def _sum_up(cell: Measures, events: Sequence[UsageEvent]) -> None:
+    add(cell, REQUESTS, len(events))
+    for measure, total in zip(_SUMMED, map(sum, zip(*map(_summed_of, events), strict=True)), strict=True):
+        if total:
+            add(cell, measure, total)
+    for measure, times in (
+        (REQUEST_US, [event.duration_us for event in events if event.duration_us is not None]),
+        (TTFT_US, [event.ttft_us for event in events if event.ttft_us is not None]),
+    ):
+        if times:
+            observe(cell, measure, times)
 
 
 def _fold_operation(delta: Delta, frame: Frame, event: OperationEvent, start_s: int) -> None:
     cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, "", event.state, event.status)))
     count, duration = _OPERATION_MEASURES[event.kind]
     add(cell, count, 1)
-    _time(cell, duration, event.duration_us)
+    observe(cell, duration, (event.duration_us,))
     if delta.is_slow(start_s, event.duration_us):
         delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
     if event.kind == "run":
@@ -142,7 +148,7 @@ def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s
     if event.duration_us is None:
         add(left, VISITS_UNKNOWN, 1)
     else:
-        _time(left, VISIT_US, event.duration_us)
+        observe(left, VISIT_US, (event.duration_us,))
     edge = msgspec.json.encode((event.from_state, event.to_state)).decode()
     add(delta.name("transition", start_s - start_s % HOUR_S, edge), TRANSITIONS, 1)
 
@@ -153,12 +159,6 @@ def _fold_error(delta: Delta, frame: Frame, event: ErrorEvent, start_s: int) -> 
     add(delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown"), ERRORS, 1)
     for names in _marginals(delta, event, start_s):
         add(names, ERRORS, 1)
-
-
-def _time(cell: Measures, measure: str, duration_us: int) -> None:
-    bucket = _BUCKETS[measure][bisect_left(UPPER_BOUNDS, duration_us)]
-    add(cell, measure, duration_us)
-    add(cell, bucket, 1)
 
 
 def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:

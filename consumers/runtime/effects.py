@@ -12,8 +12,8 @@ from consumers.state import Caps, Delta
 Kind: TypeAlias = Literal["fold", "sink"]
 Start: TypeAlias = Literal["oldest", "end"]
 
-VALUE_BUDGET: Final = 5_000
-"""Values one commit may set (a cell's has some 400 bytes): nobody else is served while the server does so."""
+VALUE_BUDGET: Final = 8_000
+"""Values one commit may set (a cell's has some 400 bytes): 5 to 10 ms in which the server serves nobody else."""
 
 UNLIMITED: Final = 10**9
 

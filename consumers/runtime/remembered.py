@@ -122,11 +122,13 @@ class Remembered:
             known.numbers = {day: cells for day, cells in known.numbers.items() if day in used}
 
     def _keep(self, place: Place, value: bytes | None) -> None:
-        if place in self._values:
-            self._bytes -= _size(self._values[place])
-            self._values.move_to_end(place)
-        self._values[place] = value
-        self._bytes += _size(value)
+        values = self._values
+        if place in values:
+            self._bytes += len(value or b"") - len(values[place] or b"")
+            values.move_to_end(place)
+        else:
+            self._bytes += _size(value)
+        values[place] = value
 
 
 def _size(value: bytes | None) -> int:

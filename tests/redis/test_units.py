@@ -254,18 +254,28 @@ async def test_an_event_that_breaks_the_fold_is_set_aside_alone(
 ) -> None:
     """Whatever an event does to a handler, its neighbours are counted, once."""
 
-    def explode(delta: Delta, frame: Frame, event: Event) -> None:
-        assert isinstance(event, UsageEvent)
-        cell = delta.cell(NOW_US // 1_000_000 // 10 * 10, ("", "", "", "", event.agent, "", "", "ok"))
-        cell["ti"] = cell.get("ti", 0) + event.input_tokens
-        if event.input_tokens == 13:
-            raise ZeroDivisionError("thirteen")
-
-    class Fragile(MetricsHandler):
+    class Exploding:
         """Adds, and then fails, on one number."""
 
+        def __init__(self) -> None:
+            self.delta = Delta()
+
+        def add(self, frame: Frame, event: Event) -> None:
+            assert isinstance(event, UsageEvent)
+            service = frame.resource.service
+            cell = self.delta.cell(NOW_US // 1_000_000 // 10 * 10, (service, "", "", "", event.agent, "", "", "ok"))
+            cell["ti"] = cell.get("ti", 0) + event.input_tokens
+            if event.input_tokens == 13:
+                raise ZeroDivisionError("thirteen")
+
+        def close(self) -> None:
+            """Have nothing gathered."""
+
+    class Fragile(MetricsHandler):
+        """A handler that folds so."""
+
         def fold(self, slices: Sequence[Slice], budget: int) -> Folded:
-            return fold_slices(slices, budget, explode)
+            return fold_slices(slices, budget, Exploding)
 
     await append([usage(1), usage(13), usage(2)])
     assert await drain(unit_of(server, keys, Fragile())) == 3

@@ -1,6 +1,6 @@
 """A price book of the storm that differs from the shipped one, in a place where a trial's process finds it too."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from consumers.catalogue import Catalogue, Pricer
 from consumers.handlers.cost import CostHandler
