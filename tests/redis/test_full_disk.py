@@ -13,6 +13,8 @@ from pipeline.keys import Keys
 from pipeline.stream import read_after
 from pipeline.wire import FrameDecoder
 
+pytestmark = pytest.mark.one_server
+
 DISK_BYTES = 3 << 20
 
 APPLICATION = """

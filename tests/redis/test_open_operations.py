@@ -11,6 +11,8 @@ from consumers.views.inflight import InFlight
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 
+pytestmark = pytest.mark.one_server
+
 APPLICATION = """
 import sys
 from producers import inflight

@@ -50,6 +50,8 @@ from producers.telemetry import Telemetry
 Answer = Callable[[list[ModelMessage], AgentInfo], Awaitable[ModelResponse]]
 Way = Callable[[Telemetry, Planted], Awaitable[None] | None]
 
+pytestmark = pytest.mark.one_server
+
 RULES = [Rule(name="many tokens", kind="tokens", threshold=1, window_s=20)]
 
 

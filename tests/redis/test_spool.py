@@ -31,6 +31,8 @@ from producers.spool_file import Owner, SpoolFile, StoredFrame, has_owner, spool
 from producers.spool_recovery import Recovery, drain
 from producers.telemetry import Telemetry
 
+pytestmark = pytest.mark.one_server
+
 PARTITIONS = 4
 TIMEOUT_S = 30
 BEFORE_THE_TIME_OUT_S = 4

@@ -28,6 +28,8 @@ from pipeline.keys import Keys
 from pipeline.presence import SCHEMA
 from sidestream.health_endpoint import HealthEndpoint
 
+pytestmark = pytest.mark.one_server
+
 NOW_US = time.time_ns() // 1_000
 
 
