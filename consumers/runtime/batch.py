@@ -17,8 +17,8 @@ from pipeline.errors import WireError
 from pipeline.stream import StoredEntry
 from pipeline.wire import Frame, FrameDecoder
 
-CACHED_FRAMES: Final = 256
-"""Decoded frames kept so that the handlers of one worker decode each frame once."""
+CACHED_FRAMES: Final = 96
+"""Decoded frames kept at most for the handlers that have not seen them: of full ones some 50 MiB."""
 
 
 class Cursor(Struct, frozen=True):
@@ -33,20 +33,28 @@ class Cursor(Struct, frozen=True):
 
 
 class Decoder:
-    """Decodes entries, remembering the last ones."""
+    """Decodes entries; a frame is kept until each of the handlers that read it has had it, or others need the room.
 
-    def __init__(self) -> None:
+    Args:
+        readers: How many handlers read each partition through this decoder.
+    """
+
+    def __init__(self, readers: int = 1) -> None:
         self._decoder = FrameDecoder()
-        self._cache: OrderedDict[tuple[int, str, tuple[bytes, bytes]], Frame | WireError] = OrderedDict()
+        self._others = readers - 1
+        self._kept: OrderedDict[tuple[int, str, tuple[bytes, bytes]], tuple[Frame | WireError, int]] = OrderedDict()
+        """(partition, entry id, identity) -> what the entry is, and how many are still to have it."""
 
     def decode(self, partition: int, entry: StoredEntry) -> Frame | WireError:
         """Return the entry's frame, or why there is none."""
         key = (partition, entry.entry_id, entry.identity())
-        found = self._cache.get(key)
+        found, others = self._kept.pop(key, (None, self._others + 1))
         if found is None:
-            found = self._cache[key] = self._decode(entry)
-            if len(self._cache) > CACHED_FRAMES:
-                self._cache.popitem(last=False)
+            found = self._decode(entry)
+        if others > 1:
+            self._kept[key] = found, others - 1
+            if len(self._kept) > CACHED_FRAMES:
+                self._kept.popitem(last=False)
         return found
 
     def _decode(self, entry: StoredEntry) -> Frame | WireError:

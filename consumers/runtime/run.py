@@ -19,6 +19,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from consumers.runtime.arbiter import Arbiter
+from consumers.runtime.batch import Decoder
 from consumers.runtime.effects import Effect
 from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
@@ -112,6 +113,7 @@ class Worker:
         self._effects = list(effects)
         self._periodic = list(periodic)
         self._unit_options = UnitOptions(
+            decoder=Decoder(len(self._effects)),
             version=self.options.version,
             adopt_recipe=self.options.adopt_recipe,
             owner=self.options.name,

@@ -36,8 +36,8 @@ log = logging.getLogger("sidestream.worker")
 READ_ENTRIES: Final = 64
 """Entries of one read: at most 32,000 events, and 64 MiB in the worst case."""
 
-MOST_EVENTS: Final = 20_000
-"""Events of one batch, so that a batch of few cells still commits within tens of milliseconds."""
+MOST_EVENTS: Final = 10_000
+"""Events of one batch: some 10 MiB decoded, and of few cells too it commits within tens of milliseconds."""
 
 
 class OlderRecipeError(PermanentError):

@@ -28,7 +28,7 @@ import msgspec
 from storms.appending import Appender, events_in
 from storms.commit_proxy import CommitProxy, Held, percentile_s
 from storms.consumer import LEASE_S, REST_S
-from storms.consuming_plan import ALWAYS_NEEDED, LEAST_A_MINUTE, NEEDED, TAKES_S, WEIGHTS
+from storms.consuming_plan import ALWAYS_NEEDED, LEAST_A_MINUTE, NEEDED, TAKES_S, TRIMMED_A_MINUTE, WEIGHTS
 from storms.consuming_variants import EDITS_COMMIT, FLAVOURS, VARIANTS, append_script
 from storms.counting_model import HANDLERS
 from storms.counting_oracle import CountingVerdict, read_books, read_found
@@ -63,6 +63,9 @@ ACCOUNTS_S: Final = 0.2
 
 COMPACT_S: Final = 10.0
 """How often the server writes its file anew: an event is a hundred commands in it, all run again at each start."""
+
+RETENTION: Final = "5s"
+"""How long entries stay in a storm that trims: longer than an append whose answer was lost is looked for."""
 
 SOON_S: Final = 3.0
 """How long a fault waits for what it needs: a commit to hold up, a worker to take over."""
@@ -137,6 +140,7 @@ class Storm:
                 "SIDESTREAM_REDIS_URL": f"unix://{folder / 'proxy'}",
                 "SIDESTREAM_NAMESPACE": NAMESPACE,
                 "OTEL_EXPORTER_OTLP_ENDPOINT": self.far_side.url,
+                **({"SIDESTREAM_RETENTION": RETENTION} if variant == "trimmed" else {}),
             },
             variant,
             folder / "log",
@@ -381,6 +385,7 @@ class Storm:
         verdict = CountingVerdict(self.appender.record, books)
         now_s = int(time.time())
         found = self._asked(lambda server: read_found(server, self.keys, PARTITIONS, verdict.days(now_s)))
+        self.happened["trimmed events"] += found.trimmed
         checks = verdict.checks(found, self.far_side.delivered)
         complaints = [line for line in self.workers.complaints() if not self._asked_for(line)]
         return verdict, [
@@ -434,9 +439,11 @@ def _outcome(storm: Storm, verdict: CountingVerdict, checks: Sequence[Check], *,
     proxy, appender = storm.proxy, storm.appender
     set_aside = len(verdict.model.set_aside["metrics"])
     happened = storm.happened + Counter({"events": verdict.model.events, "set aside": set_aside})
-    least = LEAST_A_MINUTE
+    least = dict(LEAST_A_MINUTE)
     if storm.variant in NEEDED:
         least = {name: LEAST_A_MINUTE.get(name, 1) for name in (*ALWAYS_NEEDED, *NEEDED[storm.variant])}
+    if storm.variant == "trimmed":
+        least["trimmed events"] = TRIMMED_A_MINUTE
     return Outcome(
         seed=seed,
         seconds=seconds,

@@ -53,6 +53,11 @@ class Found:
     broken: Sequence[Broken]
     stored: Mapping[int, Sequence[StoredEntry]]
 
+    @property
+    def trimmed(self) -> int:
+        """Events that trimming took from the streams."""
+        return sum({one.partition: one.trimmed + one.trimmed_foreign for one in self.accounts}.values())
+
 
 async def read_books(server: AsyncServer, keys: Keys, partitions: int) -> Books:
     """Read the recipes of `cost`."""
@@ -207,7 +212,6 @@ class CountingVerdict:
 
     def _stream(self, found: Found) -> Iterator[str]:
         expected = {(entry.partition, entry.entry_id): entry for entry in self.record}
-        trimmed = sum({one.partition: one.trimmed + one.trimmed_foreign for one in found.accounts}.values())
         for partition, entries in found.stored.items():
             for stored in entries:
                 entry = expected.pop((partition, stored.entry_id), None)
@@ -216,8 +220,8 @@ class CountingVerdict:
                 elif stored.fields.get(b"b", b"") != (entry.body or dict(_pairs(entry.fields)).get(b"b", b"")):
                     yield f"partition {partition} has another body in {stored.entry_id}"
         missing = sum(entry.count for entry in expected.values())
-        if missing != trimmed:
-            yield f"{missing} events are missing, {trimmed} were trimmed"
+        if missing != found.trimmed:
+            yield f"{missing} events are missing, {found.trimmed} were trimmed"
 
     def _behind(self, found: Found) -> Iterator[str]:
         for one in found.accounts:
