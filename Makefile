@@ -33,7 +33,8 @@ matrix:
 		$(MATRIX)/bin/pytest -q tests/core/test_pydantic_ai.py tests/core/test_pydantic_ai_doors.py tests/providers examples/deckster; done
 
 # Kill, freeze and roll back, for minutes, with an oracle; then the same with each guard removed, which must be caught.
-# First over the applications, then over the workers; there also with two price books at once, and behind a FLUSHALL.
+# First over the applications, then over the workers; there also with two price books at once, behind a FLUSHALL, and
+# with streams that are trimmed.
 SEED ?= 1
 STORM_SECONDS ?= 120
 STORM = cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.producing --seed $(SEED)
@@ -48,6 +49,7 @@ storm: $(STAMP)
 	@$(CONSUMING_STORM) --seconds $(STORM_SECONDS)
 	@set -e; for server in $(OTHER_SERVERS); do ($(CONSUMING_STORM) --seconds 40 --server $$server); done
 	@set -e; for flavour in two_books flushed wrong_type; do ($(CONSUMING_STORM) --seconds 12 --variant $$flavour); done
+	@$(CONSUMING_STORM) --seconds 40 --variant trimmed
 	@for variant in no_cursor no_gone any_recipe cursor_first maxlen late_validation letters_again early_answer; do \
 		($(CONSUMING_STORM) --seconds 6 --variant $$variant); code=$$?; \
 		if [ $$code != 1 ]; then echo "the storm did not catch $$variant"; exit 1; fi; done

@@ -443,7 +443,8 @@ def _outcome(storm: Storm, verdict: CountingVerdict, checks: Sequence[Check], *,
     if storm.variant in NEEDED:
         least = {name: LEAST_A_MINUTE.get(name, 1) for name in (*ALWAYS_NEEDED, *NEEDED[storm.variant])}
     if storm.variant == "trimmed":
-        least["trimmed events"] = TRIMMED_A_MINUTE
+        # Rollbacks take most of what is not yet trimmed and of what is.
+        least |= {"events": 1_000, "set aside": 10, "trimmed events": TRIMMED_A_MINUTE}
     return Outcome(
         seed=seed,
         seconds=seconds,

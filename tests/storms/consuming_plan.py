@@ -51,8 +51,8 @@ LEAST_A_MINUTE: Final[Mapping[str, int]] = {
 """Events, commits by their answer, and faults of each kind: in a minute, and at least one however short the run."""
 
 ALWAYS_NEEDED: Final = ("events", "set aside", "commit OK")
-TRIMMED_A_MINUTE: Final = 20_000
-"""Events, where streams are trimmed."""
+TRIMMED_A_MINUTE: Final = 2_000
+"""Events, where streams are trimmed, since the last rollback: it takes the counter along."""
 
 NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "no_cursor": ("commit too late", "freeze a worker"),
@@ -66,6 +66,6 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "two_books": ("kill a worker", "drain a worker"),
     "wrong_type": ("plant a wrong type", "kill a worker"),
     "flushed": ("kill a worker", "kill the server"),
-    "trimmed": ("remember the server", "kill a worker", "freeze a worker", "roll the server back", "commit too late"),
+    "trimmed": ("remember the server", "kill a worker", "roll the server back", "freeze a worker", "commit too late"),
 }
 """Variant -> the faults its guard is there for: they come first, and a short run has no others."""
