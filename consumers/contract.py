@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from consumers.letters import DeadLetter
 from pipeline.events import Event
-from pipeline.wire import Frame
+from pipeline.segments import Archived, SegmentName
+from pipeline.wire import Frame, StoredEntry
 
 
 class Slice(Struct, frozen=True):
@@ -36,6 +37,65 @@ class Sink(Protocol):
         Raises:
             TransientError: Nothing is known to have arrived; the same batch comes again.
             PermanentError: The far side refuses us, not these events (401, 403): the sink pauses.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class ArchivedRange(Protocol):
+    """A segment that is there: which entries it holds."""
+
+    @property
+    def name(self) -> SegmentName:
+        """Its name."""
+        ...
+
+
+class Archive(Protocol):
+    """Keeps what lay on the streams; its cursor moves when a segment is there."""
+
+    name: str
+    segment_bytes: int
+    """A segment is closed when the fields of its entries have so many bytes."""
+    segment_age_s: float
+    """Or when the first of them was gathered so long ago, in seconds."""
+
+    async def put(self, partition: int, archived: Sequence[Archived]) -> None:
+        """Write entries as a segment, once.
+
+        Raises:
+            TransientError: It is there, or it is not; the same entries come again.
+            PermanentError: The store refuses: the archive pauses.
+        """
+        ...
+
+    async def beyond(self, partition: int, entry_id: str) -> Sequence[ArchivedRange]:
+        """Return the segments that reach beyond an entry, in their order.
+
+        Raises:
+            TransientError: The store is away.
+            PermanentError: It refuses.
+        """
+        ...
+
+    async def entries(self, partition: int, name: SegmentName) -> Sequence[StoredEntry]:
+        """Return what a segment holds, as far as it can be read.
+
+        Raises:
+            TransientError: The store is away.
+            PermanentError: It refuses.
+        """
+        ...
+
+    async def set_aside(self, partition: int, name: SegmentName) -> None:
+        """Take a segment out of the archive, and keep it beside.
+
+        Raises:
+            TransientError: The store is away.
+            PermanentError: It refuses.
         """
         ...
 

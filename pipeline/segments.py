@@ -21,7 +21,7 @@ import zstandard
 from msgspec import Struct
 
 from pipeline.errors import PermanentError
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 
 MAGIC: Final = b"SDSTSEG"
 VERSION: Final = 1

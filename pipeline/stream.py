@@ -1,7 +1,6 @@
 """Frames onto the stream and off it: the typed face of the append script and of XRANGE."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -9,7 +8,10 @@ from pipeline.connection import Arg, AsyncServer, Command, Reply
 from pipeline.errors import RefusedError
 from pipeline.keys import PartitionKeys
 from pipeline.scripting import script
-from pipeline.wire import Entry, entry_count, entry_producer, parse_entry
+from pipeline.wire import StoredEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FENCE_TTL_MS = 8 * 24 * 3600 * 1000
 """Fence memory: more than twice the spool's age limit (3 days), so that a missing fence proves a rollback."""
@@ -79,35 +81,6 @@ def parse_appended(reply: Reply) -> Appended:
     if name not in {"OK", "DUP", "GAP", "REFUSED"}:
         raise RefusedError(f"the append script refused the frame: {next_seq.decode()}")
     return Appended(cast("AppendAnswer", name), int(next_seq), rest[0].decode() if rest else "")
-
-
-class StoredEntry(Struct, frozen=True):
-    """A stream entry as it was read, not yet decoded; `fields` as bytes, as Redis has them."""
-
-    entry_id: str
-    fields: Mapping[bytes, bytes]
-
-    @property
-    def count(self) -> int:
-        """Events it stands for in the accounting."""
-        return entry_count(self.fields)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it came by a bare XADD."""
-        return not entry_producer(self.fields)
-
-    def identity(self) -> tuple[bytes, bytes]:
-        """Return producer and first sequence as stored: what proves that this entry is still the same."""
-        return self.fields.get(b"p", b""), self.fields.get(b"s", b"0")
-
-    def parse(self) -> Entry:
-        """Read the fields.
-
-        Raises:
-            WireError: See `pipeline.wire.parse_entry`.
-        """
-        return parse_entry(self.entry_id, self.fields)
 
 
 def parse_entries(reply: Reply) -> list[StoredEntry]:

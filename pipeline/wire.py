@@ -248,6 +248,35 @@ class FrameDecoder:
             raise WireError(f"the body is no frame: {error}", code="bad_frame") from error
 
 
+class StoredEntry(Struct, frozen=True):
+    """A stream entry as it was read, not yet decoded; `fields` as bytes, as Redis has them."""
+
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def count(self) -> int:
+        """Events it stands for in the accounting."""
+        return entry_count(self.fields)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it came by a bare XADD."""
+        return not entry_producer(self.fields)
+
+    def identity(self) -> tuple[bytes, bytes]:
+        """Return producer and first sequence as stored: what proves that this entry is still the same."""
+        return self.fields.get(b"p", b""), self.fields.get(b"s", b"0")
+
+    def parse(self) -> Entry:
+        """Read the fields.
+
+        Raises:
+            WireError: See `parse_entry`.
+        """
+        return parse_entry(self.entry_id, self.fields)
+
+
 def parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
     """Read the fields of a stream entry.
 

@@ -7,11 +7,13 @@ from typing import Final
 
 from consumers.alerts.engine import EVERY_S, AlertEngine
 from consumers.alerts.rules import Rule
+from consumers.archive.archive import SegmentArchive
+from consumers.archive.store import ArchiveStore
 from consumers.catalogue import Catalogue, Pricer
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
 from consumers.pricing import PriceBook
-from consumers.runtime.effects import Effect, FoldEffect, SinkEffect
+from consumers.runtime.effects import ArchiveEffect, Effect, FoldEffect, SinkEffect
 from consumers.runtime.housekeeping import EVERY_S as HOUSEKEEPING_EVERY_S
 from consumers.runtime.housekeeping import Housekeeper, HousekeepingSettings
 from consumers.runtime.run import Periodic
@@ -20,10 +22,11 @@ from pipeline.connection import AsyncServer
 from pipeline.errors import SettingsError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
+from sidestream.archive_settings import load_archive_settings
 
 log = logging.getLogger("sidestream.worker")
 
-HANDLERS: Final = ("metrics", "cost", "export", "alerts")
+HANDLERS: Final = ("metrics", "cost", "archive", "export", "alerts")
 """What a worker can run; all of them by default."""
 
 
@@ -66,14 +69,30 @@ def cost_handler() -> CostHandler:
     return CostHandler(pricer, pricer.catalogue.version, pricer.book.hash)
 
 
-def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effect]:
-    """Return the sinks that are asked for and configured; say once why one is not.
+def sink_effects(names: Sequence[str], environ: Mapping[str, str], namespace: str) -> list[Effect]:
+    """Return the sinks and the archive, where they are asked for and configured; say once why one is not.
 
     Raises:
-        SettingsError: A variable that configures a sink is wrong.
+        SettingsError: A setting of one is wrong.
     """
-    if "export" not in names:
+    return [
+        *(_archive(environ, namespace) if "archive" in names else []),
+        *(_export(environ) if "export" in names else []),
+    ]
+
+
+def _archive(environ: Mapping[str, str], namespace: str) -> list[Effect]:
+    settings = load_archive_settings(environ)
+    if not settings.url:
+        log.info("The archive is off; everything else runs", extra={"reason": "SIDESTREAM_ARCHIVE_URL is not set"})
         return []
+    log.info("The archive is on", extra={"url": settings.url, "segment_age_s": settings.segment_age_s})
+    store = ArchiveStore(settings.url, namespace)
+    archive = SegmentArchive(store, segment_bytes=settings.segment_bytes, segment_age_s=settings.segment_age_s)
+    return [ArchiveEffect(archive)]
+
+
+def _export(environ: Mapping[str, str]) -> list[Effect]:
     settings = from_environ(environ)
     if settings is None:
         log.info("Export is off; everything else runs", extra={"reason": off_reason(environ)})
@@ -83,9 +102,9 @@ def sink_effects(names: Sequence[str], environ: Mapping[str, str]) -> list[Effec
     return [SinkEffect(ExportSink(settings, price=lambda event: pricer.price(event).nano_usd))]
 
 
-def effects_of(handlers: Sequence[str], environ: Mapping[str, str]) -> dict[str, Effect]:
+def effects_of(handlers: Sequence[str], environ: Mapping[str, str], namespace: str) -> dict[str, Effect]:
     """Return handlers and sinks by name, as a worker with this configuration has them; who is not here is not known."""
-    return {effect.name: effect for effect in (*fold_effects(handlers), *sink_effects(handlers, environ))}
+    return {effect.name: effect for effect in (*fold_effects(handlers), *sink_effects(handlers, environ, namespace))}
 
 
 def periodic_tasks(

@@ -37,6 +37,8 @@ WORKER_VARIABLES: Final[Mapping[str, str]] = {
     "retention": "SIDESTREAM_RETENTION",
     "sink_age": "SIDESTREAM_SINK_AGE",
     "sink_bytes": "SIDESTREAM_SINK_BYTES",
+    "archive_age": "SIDESTREAM_ARCHIVE_AGE",
+    "archive_bytes": "SIDESTREAM_ARCHIVE_BYTES",
     "memory_bytes": "SIDESTREAM_MEMORY_BYTES",
 }
 """Settings of workers alone, by their name in `[worker]`: the application knows them, and lets them be."""
@@ -48,12 +50,20 @@ HEALTH_VARIABLES: Final[Mapping[str, str]] = {
 }
 """Likewise: where a worker tells its health (`sidestream.health_settings`)."""
 
+ARCHIVE_VARIABLES: Final[Mapping[str, str]] = {
+    "url": "SIDESTREAM_ARCHIVE_URL",
+    "segment_bytes": "SIDESTREAM_ARCHIVE_SEGMENT_BYTES",
+    "segment_age": "SIDESTREAM_ARCHIVE_SEGMENT_AGE",
+    "keep": "SIDESTREAM_ARCHIVE_KEEP",
+}
+"""Likewise, in `[archive]`: where segments lie and how they are cut (`sidestream.archive_settings`)."""
+
 _PREFIX: Final = "SIDESTREAM_"
 
 _OF_KUBERNETES: Final = re.compile(r"SIDESTREAM_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\w+)?)")
 """How Kubernetes tells every container of a service whose name begins with "sidestream"."""
 
-TABLES: Final = frozenset({"redis", "publish", "worker", "alert"})
+TABLES: Final = frozenset({"redis", "publish", "worker", "alert", "archive"})
 """Tables of `sidestream.toml`; the application reads `redis` and `publish`, workers the others."""
 
 
@@ -276,7 +286,7 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
     """Refuse a variable that begins like ours and is none."""
     known = [variable for knob in KNOBS.values() for variable in knob.variables]
     known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE]
-    known += [*WORKER_VARIABLES.values(), *HEALTH_VARIABLES.values()]
+    known += [*WORKER_VARIABLES.values(), *HEALTH_VARIABLES.values(), *ARCHIVE_VARIABLES.values()]
     for variable in variables:
         if not variable.startswith(_PREFIX) or variable in known or _OF_KUBERNETES.fullmatch(variable):
             continue

@@ -16,7 +16,7 @@ DEFAULT_GRACE_S: Final = 2.0
 
 MAX_GRACE_S: Final = 3600.0
 
-_DURATIONS: Final = frozenset({"retention", "sink_age"})
+_DURATIONS: Final = frozenset({"retention", "sink_age", "archive_age"})
 """Written as text, such as 24h; the settings have them in seconds."""
 
 

@@ -14,8 +14,7 @@ from consumers.contract import Slice
 from consumers.folding import Folded
 from consumers.letters import DeadLetter, letter_of_bad_event, letter_of_entry
 from pipeline.errors import WireError
-from pipeline.stream import StoredEntry
-from pipeline.wire import Frame, FrameDecoder
+from pipeline.wire import Frame, FrameDecoder, StoredEntry
 
 CACHED_FRAMES: Final = 96
 """Decoded frames kept at most for the handlers that have not seen them: of full ones some 50 MiB."""

@@ -1,15 +1,15 @@
-"""The two kinds of effect a unit can have, under one face: a fold into Redis, or a delivery to somewhere else."""
+"""The kinds of effect a unit can have, under one face: a fold into Redis, a delivery to somewhere else, an archive."""
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias
 
-from consumers.contract import Sink, Slice
+from consumers.contract import Archive, Sink, Slice
 from consumers.folding import Folded, FoldHandler
 from consumers.state import Caps, Delta
 
-Kind: TypeAlias = Literal["fold", "sink"]
+Kind: TypeAlias = Literal["fold", "sink", "archive"]
 Start: TypeAlias = Literal["oldest", "end"]
 
 VALUE_BUDGET: Final = 8_000
@@ -110,6 +110,34 @@ class SinkEffect:
     async def aclose(self) -> None:
         """Close the sink."""
         await self._sink.aclose()
+
+
+class ArchiveEffect:
+    """An archive: entries are kept as they are, readable or not (`consumers.runtime.archiving`)."""
+
+    kind: Kind = "archive"
+    start: Start = "oldest"
+    caps = Caps()
+    ranked_by: Mapping[str, str] = MappingProxyType({})
+    factory = ""
+    """Nothing of an entry but the times of its events is looked at."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.name = archive.name
+        self.archive = archive
+
+    def recipe(self) -> tuple[str, str]:
+        """Return one fixed recipe: what is kept hangs on nothing."""
+        return "none", "{}"
+
+    async def apply(self, slices: Sequence[Slice], budget: int = UNLIMITED) -> Folded:
+        """Take a batch as it is: nothing of it is folded."""
+        del budget
+        return Folded(Delta(), whole=len(slices))
+
+    async def aclose(self) -> None:
+        """Close the archive."""
+        await self.archive.aclose()
 
 
 def _name_of(factory: Callable[[], FoldHandler]) -> str:

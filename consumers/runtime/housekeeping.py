@@ -36,6 +36,9 @@ _LOOK_AT_CURSORS_MS: Final = 60_000
 _SINKS_PART: Final = 4
 """All sinks together hold at most this part of the memory, whatever their budget says."""
 
+_ARCHIVES_PART: Final = 2
+"""An archive likewise."""
+
 _MS_PER_S: Final = 1_000
 _MS_PER_HOUR: Final = 3_600_000
 _DAY_S: Final = 86_400
@@ -51,6 +54,8 @@ class HousekeepingSettings:
             to read. It gives way where memory is short.
         sink_age_s: A sink that fell behind holds entries up to this age: three days, a weekend.
         sink_bytes: And up to this much of the server's memory, over all partitions.
+        archive_age_s: An archive that fell behind holds entries up to this age: two weeks.
+        archive_bytes: And up to this much of the server's memory, over all partitions.
         memory_bytes: The memory that the server may use, where it has no `maxmemory`; 0 where nobody says.
 
     Raises:
@@ -60,14 +65,17 @@ class HousekeepingSettings:
     retention_s: int = _DAY_S
     sink_age_s: int = 3 * _DAY_S
     sink_bytes: int = 256 << 20
+    archive_age_s: int = 14 * _DAY_S
+    archive_bytes: int = 1 << 30
     memory_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("retention_s", "sink_age_s"):
+        for name in ("retention_s", "sink_age_s", "archive_age_s"):
             if not 0 <= getattr(self, name) <= 366 * _DAY_S:
                 raise SettingsError(f"{name} {getattr(self, name)!r}: use a duration from 0s to 366d")
-        if not 0 <= self.sink_bytes <= _MOST_BYTES:
-            raise SettingsError(f"sink_bytes {self.sink_bytes!r}: use 0 to 2^50")
+        for name in ("sink_bytes", "archive_bytes"):
+            if not 0 <= getattr(self, name) <= _MOST_BYTES:
+                raise SettingsError(f"{name} {getattr(self, name)!r}: use 0 to 2^50")
         if self.memory_bytes and not 1 << 20 <= self.memory_bytes <= _MOST_BYTES:
             raise SettingsError(f"memory_bytes {self.memory_bytes!r}: use 0, or 1 MiB to 2^50")
 
@@ -170,11 +178,13 @@ class Housekeeper:
 
     def _retention(self, partitions: int, reading: MemoryReading, *, relief: bool) -> Retention:
         settings = self._settings
-        most = min(settings.sink_bytes, reading.limit // _SINKS_PART) if reading.limit else settings.sink_bytes
+        most = reading.limit or _MOST_BYTES
         return Retention(
             kept_ms=0 if relief else settings.retention_s * _MS_PER_S,
             sink_ms=settings.sink_age_s * _MS_PER_S,
-            sink_bytes=most // partitions,
+            sink_bytes=min(settings.sink_bytes, most // _SINKS_PART) // partitions,
+            archive_ms=settings.archive_age_s * _MS_PER_S,
+            archive_bytes=min(settings.archive_bytes, most // _ARCHIVES_PART) // partitions,
         )
 
     async def _trim_once(self, partition: PartitionKeys, retention: Retention) -> bool:

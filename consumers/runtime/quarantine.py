@@ -29,7 +29,7 @@ from anyio.abc import Process
 from consumers.runtime.batch import Cursor
 from consumers.runtime.trial import Answer, Request
 from pipeline.errors import PermanentError
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 
 log = logging.getLogger("sidestream.worker")
 

@@ -24,8 +24,8 @@ from consumers.runtime.remembered import Remembered, StateChangedError
 from pipeline.connection import AsyncServer
 from pipeline.errors import RefusedError, TransientError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
-from pipeline.stream import StoredEntry, parse_entries
-from pipeline.wire import Frame, FrameDecoder
+from pipeline.stream import parse_entries
+from pipeline.wire import Frame, FrameDecoder, StoredEntry
 
 AT_ONCE: Final = 100
 """Letters of one commit: each commit makes the unit's worker read its values anew."""

@@ -19,8 +19,9 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from consumers.runtime.arbiter import Arbiter
+from consumers.runtime.archiving import ArchivingUnit
 from consumers.runtime.batch import Decoder
-from consumers.runtime.effects import Effect
+from consumers.runtime.effects import ArchiveEffect, Effect
 from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
@@ -28,7 +29,7 @@ from consumers.runtime.quarantine import TIMEOUT_S
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
-from pipeline.keys import LIVE_VERSION, Keys
+from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
 from pipeline.presence import read_partitions
 
 log = logging.getLogger("sidestream.worker")
@@ -133,7 +134,12 @@ class Worker:
         count = await read_partitions(self._server, self._keys)
         for number in range(len(self.units) // max(1, len(self._effects)), count):
             partition = self._keys.partition(number)
-            self.units += [Unit(self._server, partition, effect, self._unit_options) for effect in self._effects]
+            self.units += [self._unit(partition, effect) for effect in self._effects]
+
+    def _unit(self, partition: PartitionKeys, effect: Effect) -> Unit:
+        if isinstance(effect, ArchiveEffect):
+            return ArchivingUnit(self._server, partition, effect, self._unit_options)
+        return Unit(self._server, partition, effect, self._unit_options)
 
     async def run_until_idle(self) -> int:
         """Carry every unit, without leases, until none finds an event; return how many events moved.

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from consumers.folding import FoldHandler
 from consumers.runtime.batch import Cursor, Decoder, outcome_of, portions_of, slices_of
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 
 _NOT_OURS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Sent to a worker and all it has started; a child that ended of them would blame an event."""

@@ -6,6 +6,7 @@ Keeps: what may go is decided in the partition's slot, from what is declared the
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+import msgspec
 from msgspec import Struct
 
 from pipeline.connection import Arg, AsyncServer
@@ -27,12 +28,14 @@ class Retention(Struct, frozen=True):
     """What stays in a stream though every fold handler has taken it.
 
     Everything younger than `kept_ms`, and what a sink has not taken while that is younger than `sink_ms` and takes at
-    most `sink_bytes` of the partition's stream.
+    most `sink_bytes` of the partition's stream; what an archive has not taken likewise.
     """
 
     kept_ms: int
     sink_ms: int
     sink_bytes: int
+    archive_ms: int = 0
+    archive_bytes: int = 0
 
 
 class Trimmed(Struct, frozen=True):
@@ -59,7 +62,7 @@ async def trim(
         RefusedError: A key of the partition holds something else than it should; nothing was changed.
         SidestreamError: See `AsyncServer.call`.
     """
-    budget: list[Arg] = [retention.kept_ms, retention.sink_ms, retention.sink_bytes, most_entries, most_bytes]
+    budget: list[Arg] = [*msgspec.structs.astuple(retention), most_entries, most_bytes]
     for _ in range(_TRIES):
         names = [name.decode() for name in await server.call("HKEYS", partition.handlers())]
         cursors = [partition.named_unit(name).cursor() for name in names]

@@ -28,8 +28,8 @@ from pipeline.connection import Arg, AsyncServer
 from pipeline.errors import PermanentError, RefusedError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
 from pipeline.scripting import script
-from pipeline.stream import StoredEntry, read_after, wait_after
-from pipeline.wire import Frame
+from pipeline.stream import read_after, wait_after
+from pipeline.wire import Frame, StoredEntry
 
 log = logging.getLogger("sidestream.worker")
 
@@ -75,7 +75,7 @@ class UnitOptions:
 
 
 @dataclass(slots=True)
-class _Position:
+class Position:
     """Where the unit stands, and what it remembers of the state there."""
 
     cursor: Cursor
@@ -92,7 +92,7 @@ class Unit:
         self.statistics = UnitStatistics()
         self._server = server
         self._options = options
-        self._position: _Position | None = None
+        self._position: Position | None = None
         self._most_events = MOST_EVENTS
         self._committer = Committer(server, partition, self.keys, effect)
         tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
@@ -146,7 +146,7 @@ class Unit:
             )
         known = self._position
         if known is None or (known.cursor, known.state.token) != (standing.cursor, standing.token):
-            self._position = _Position(standing.cursor, Remembered(self._server, self.keys, standing.token))
+            self._position = Position(standing.cursor, Remembered(self._server, self.keys, standing.token))
         self._begin(standing)
         return standing.cursor
 
@@ -173,22 +173,25 @@ class Unit:
         position = self._position
         assert position is not None
         try:
-            entries = await self._entries(position.cursor, block_ms)
-            if not entries:
-                return 0
-            if self._quarantine.watches:
-                return await self._take_carefully(position, entries)
-            return await self._take(position, entries, self._most_events)
+            return await self._advance(position, block_ms)
         except BaseException:
             self._position = None
             raise
 
-    async def _take(self, position: _Position, entries: Sequence[StoredEntry], most_events: int) -> int:
+    async def _advance(self, position: Position, block_ms: int | None) -> int:
+        entries = await self._entries(position.cursor, block_ms)
+        if not entries:
+            return 0
+        if self._quarantine.watches:
+            return await self._take_carefully(position, entries)
+        return await self._take(position, entries, self._most_events)
+
+    async def _take(self, position: Position, entries: Sequence[StoredEntry], most_events: int) -> int:
         portions = self._portions(position, entries, most_events)
         folded = await self.effect.apply(slices_of(portions))
         return await self._commit(position, portions, folded)
 
-    async def _take_carefully(self, position: _Position, entries: Sequence[StoredEntry]) -> int:
+    async def _take_carefully(self, position: Position, entries: Sequence[StoredEntry]) -> int:
         """Take what the quarantine has found to be safe, or set aside what it has found to be fatal."""
         found = await self._quarantine.examine(entries, self._most_events)
         if not isinstance(found, Fatal):
@@ -215,12 +218,12 @@ class Unit:
             log.error("An event that ends processes is set aside, as a dead letter", extra=about)
         return moved
 
-    async def _set_aside(self, position: _Position, portion: Portion, letter: DeadLetter) -> int:
+    async def _set_aside(self, position: Position, portion: Portion, letter: DeadLetter) -> int:
         """Commit the first event of a portion alone, as a dead letter."""
         alone = Portion(portion.entry, portion.frame, portion.start, portion.start + 1)
         return await self._commit(position, [alone], Folded(Delta(), [letter], whole=1))
 
-    def _portions(self, position: _Position, entries: Sequence[StoredEntry], most_events: int) -> list[Portion]:
+    def _portions(self, position: Position, entries: Sequence[StoredEntry], most_events: int) -> list[Portion]:
         return portions_of(entries, position.cursor, self._options.decoder, self.partition.number, most_events)
 
     async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
@@ -231,14 +234,24 @@ class Unit:
             )
         return await wait_after(self._server, self.partition, cursor.entry_id, block_ms=block_ms, most=READ_ENTRIES)
 
-    async def _commit(self, position: _Position, portions: Sequence[Portion], folded: Folded) -> int:
+    async def _commit(self, position: Position, portions: Sequence[Portion], folded: Folded) -> int:
         outcome = outcome_of(portions, folded, position.cursor)
         if outcome is None:
             raise RefusedError(f"{self.keys.name} took no event of a batch; a handler must take at least one")
         try:
-            payload = await self._committer.payload(position.state, folded.delta)
+            return await self._settle(position, outcome, folded.delta)
         except OverflowingError as error:
             return await self._narrow(position, portions, outcome, error)
+
+    async def _settle(self, position: Position, outcome: Outcome, delta: Delta) -> int:
+        """Commit an outcome; return how many events moved, 0 where somebody else was quicker.
+
+        Raises:
+            OverflowingError: A sum would pass the limit of a value; nothing was sent.
+            SidestreamError: See `AsyncServer.call`; whether it happened, the cursor says.
+        """
+        try:
+            payload = await self._committer.payload(position.state, delta)
         except StateChangedError:
             return self._refused("STALE", [])
         commit = Commit(
@@ -256,7 +269,7 @@ class Unit:
         if answer != "OK":
             return self._refused(answer, rest)
         position.state.learn(payload, token)
-        self._position = _Position(outcome.cursor, position.state)
+        self._position = Position(outcome.cursor, position.state)
         self._most_events = MOST_EVENTS
         self._quarantine.committed(outcome.cursor, outcome.events)
         self._count(outcome, int(rest[0]))
@@ -287,7 +300,7 @@ class Unit:
         return 0
 
     async def _narrow(
-        self, position: _Position, portions: Sequence[Portion], outcome: Outcome, error: OverflowingError
+        self, position: Position, portions: Sequence[Portion], outcome: Outcome, error: OverflowingError
     ) -> int:
         """Halve the batch until the event that would overflow stands alone, then set that event aside."""
         if outcome.events > 1:

@@ -3,18 +3,20 @@
 -- Keeps:
 --   no entry goes that a declared fold handler, of whatever version, has not taken whole;
 --   an entry that a sink has not taken goes only beyond the sink's budget: then the sink's cursor moves behind it, and its
---   events are counted as skipped, so that every event of every unit still has its place;
+--   events are counted as skipped, so that every event of every unit still has its place; an archive likewise, by a
+--   budget of its own;
 --   everything that can fail is checked before the first write, for Lua does not roll back.
 -- KEYS  1 stream  2 counters  3 handlers  4.. cursors of all declared units
 -- ARGV  1 ms that an entry is kept, whoever has taken it  2 ms and 3 bytes of the stream that a sink may hold
---       4 most entries  5 most bytes of entries to look through  6.. names of the declared units, as their cursors
+--       4 ms and 5 bytes that an archive may hold
+--       6 most entries  7 most bytes of entries to look through  8.. names of the declared units, as their cursors
 -- Answers  {OK, entries, events, of these foreign, 1 where a bound ended the call else 0, unit, events it was passed, ...}
 --          | {CHANGED}: other units are declared by now  | {BAD, what}
 -- Counters: `trimmed` are events that were appended, `trimmed_foreign` the others.
 
 -- Entries of one read: the largest have 1 MiB, and a script holds what it has read.
 local AT_ONCE = 8
-local FIXED_KEYS, FIXED_ARGS = 3, 5
+local FIXED_KEYS, FIXED_ARGS = 3, 7
 
 local match = string.match
 
@@ -78,6 +80,12 @@ if redis.call('HLEN', KEYS[3]) ~= #ARGV - FIXED_ARGS then
   return { 'CHANGED' }
 end
 
+-- Whoever delivers holds entries for so many ms, and so many bytes of the stream.
+local BUDGETS = {
+  sink = { ms = tonumber(ARGV[2]), bytes = tonumber(ARGV[3]) },
+  archive = { ms = tonumber(ARGV[4]), bytes = tonumber(ARGV[5]) },
+}
+
 -- The last id that no fold handler needs (nil: there is none), and the sinks, each with what a pass would change.
 local last, sinks = nil, {}
 for i = FIXED_KEYS + 1, #KEYS do
@@ -94,7 +102,7 @@ for i = FIXED_KEYS + 1, #KEYS do
       return { 'BAD', KEYS[i] }
     end
   end
-  if kind ~= 'sink' then
+  if kind ~= 'sink' and kind ~= 'archive' then
     -- Without its cursor it will begin anew, with the oldest entry.
     local done = declared and cursor[3] or '0-0'
     if not last or behind(last, done) then
@@ -102,7 +110,7 @@ for i = FIXED_KEYS + 1, #KEYS do
     end
   elseif declared then
     sinks[#sinks + 1] = { key = KEYS[i], name = name, id = cursor[1], index = tonumber(cursor[2]), done = cursor[3],
-      entries = tonumber(cursor[4] or '0'), passed = 0, events = 0, foreign = 0 }
+      entries = tonumber(cursor[4] or '0'), passed = 0, events = 0, foreign = 0, budget = BUDGETS[kind] }
   end
 end
 if #KEYS == FIXED_KEYS or redis.call('EXISTS', KEYS[1]) == 0 then
@@ -118,21 +126,23 @@ if last and not behind(last, upto .. '-18446744073709551615') then
 end
 
 -- Entries that a sink may leave unread: as many as take its bytes of the server's memory, by their mean.
-local added, may_leave
+local added, length, used
 
 local function weigh()
   local facts = flat_of(redis.call('XINFO', 'STREAM', KEYS[1]))
-  local used = redis.pcall('MEMORY', 'USAGE', KEYS[1])
-  added = facts['entries-added']
+  added, length, used = facts['entries-added'], facts['length'], redis.pcall('MEMORY', 'USAGE', KEYS[1])
+end
+
+local function may_leave(sink)
   -- Where the server keeps its memory to itself, age alone is the budget.
-  may_leave = type(used) == 'number' and used > 0 and math.floor(tonumber(ARGV[3]) * facts['length'] / used) or added
+  return type(used) == 'number' and used > 0 and math.floor(sink.budget.bytes * length / used) or added
 end
 
 local function beyond_budget(sink, id)
   if not added then
     weigh()
   end
-  return tonumber(match(id, '^%d+')) <= now - tonumber(ARGV[2]) or added - sink.entries - sink.passed > may_leave
+  return tonumber(match(id, '^%d+')) <= now - sink.budget.ms or added - sink.entries - sink.passed > may_leave(sink)
 end
 
 -- The sinks that would be passed if an entry went; nil where one of them may still hold it.
@@ -150,7 +160,7 @@ local function passed_with(id)
 end
 
 -- Plan: walk the oldest entries up to one that must stay.
-local most_entries, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local most_entries, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local entries, events, foreign, bytes, more, trimmed_to = 0, 0, 0, 0, 0, nil
 local from, ended = '-', false
 repeat

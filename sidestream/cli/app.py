@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidestream.cli import alerts, dlq, handler, replay, spool
+from sidestream.cli import alerts, archive, dlq, handler, replay, spool
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
@@ -26,6 +26,7 @@ app.command()(report)
 app.command()(health)
 app.command()(purge)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(archive.app, name="archive")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(handler.app, name="handler")
 app.add_typer(replay.app, name="replay")

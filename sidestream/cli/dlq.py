@@ -196,7 +196,7 @@ async def _known(session: Session, handler: str | None) -> None:
 
 
 async def _retry(session: Session, wanted: Wanted) -> Retried:
-    effects = effects_of(HANDLERS, os.environ)
+    effects = effects_of(HANDLERS, os.environ, session.keys.namespace)
     outcome = Retried()
     try:
         async for page in select_dead_letters(session.server, session.keys, session.partitions, wanted):

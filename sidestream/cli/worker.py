@@ -67,7 +67,7 @@ def worker(
         given = {"health_port": health_port, "health_host": health_host}
         health = load_health_settings(environ, {name: value for name, value in given.items() if value is not None})
         async with open_session(Place(namespace, redis_url), environ) as session:
-            effects = [*fold_effects(names), *sink_effects(names, environ)]
+            effects = [*fold_effects(names), *sink_effects(names, environ, session.keys.namespace)]
             tasks = periodic_tasks(names, session.server, session.keys, alerts, housekeeping)
             options = WorkerOptions(
                 presence={"version": VERSION, "handlers": ",".join(names)},

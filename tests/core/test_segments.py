@@ -20,7 +20,7 @@ from pipeline.segments import (
     read_footer,
     verify,
 )
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "segment-v1.seg"
 GOLDEN_NAME = "1790000000000-0_1790000000002-0_a95d6b7a705eb2c56a9f1792ee9c2ca6.seg"

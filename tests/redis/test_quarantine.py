@@ -38,7 +38,7 @@ from pipeline.connection import AsyncServer
 from pipeline.errors import CapacityError
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 from sidestream.compose import cost_handler, fold_effects
 
 NOW_US = time.time_ns() // 1_000

@@ -24,7 +24,8 @@ from consumers.views.status import Broken, read_status
 from consumers.windows import DAY
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
-from pipeline.stream import StoredEntry, parse_entries
+from pipeline.stream import parse_entries
+from pipeline.wire import StoredEntry
 
 KEPT_S: Final = 730 * DAY_S
 COUNTS: Final = frozenset({"rq", "ru", "tl", "st", "tr", "er"})

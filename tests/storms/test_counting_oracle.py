@@ -21,7 +21,7 @@ from consumers.views.accounting import UnitAccount
 from consumers.views.dead_letters import StoredLetter
 from consumers.views.status import Broken
 from pipeline.events import UsageEvent
-from pipeline.stream import StoredEntry
+from pipeline.wire import StoredEntry
 
 NOW_S = 1_796_000_000
 _NOTHING = {int: 0, str: "", bool: False}

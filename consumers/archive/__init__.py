@@ -1,0 +1,1 @@
+"""The archive: closed segments of what lay on the streams, in a folder or an object store."""

@@ -1,0 +1,70 @@
+"""What a worker archives into: segments of one namespace, in a store (`consumers.contract.Archive`)."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio.to_thread
+
+from consumers.archive.store import ArchiveStore, StoredSegment
+from pipeline.errors import SettingsError
+from pipeline.segments import Archived, DamagedError, SegmentName, build_segment, parse_id, read_blocks
+from pipeline.wire import StoredEntry
+
+SEGMENT_BYTES: Final = 8 << 20
+"""What a worker holds of each partition at most, and a little more; some 150,000 events."""
+
+SEGMENT_AGE_S: Final = 300.0
+"""How far the archive is behind at most while it works; a quiet partition has 288 segments a day."""
+
+_MOST_SEGMENT_BYTES: Final = 1 << 30
+
+
+class SegmentArchive:
+    """Writes closed segments.
+
+    Args:
+        store: Where.
+        segment_bytes: See `Archive.segment_bytes`.
+        segment_age_s: See `Archive.segment_age_s`.
+
+    Raises:
+        SettingsError: A value is out of its range; the message begins with its name.
+    """
+
+    name = "archive"
+
+    def __init__(
+        self, store: ArchiveStore, *, segment_bytes: int = SEGMENT_BYTES, segment_age_s: float = SEGMENT_AGE_S
+    ) -> None:
+        if not 0 < segment_bytes <= _MOST_SEGMENT_BYTES:
+            raise SettingsError(f"segment_bytes {segment_bytes!r}: use 1 byte to 1 GiB")
+        if not segment_age_s > 0:
+            raise SettingsError(f"segment_age {segment_age_s!r}: use a duration above 0s")
+        self.store = store
+        self.segment_bytes = segment_bytes
+        self.segment_age_s = segment_age_s
+
+    async def put(self, partition: int, archived: Sequence[Archived]) -> None:
+        """Write entries as a segment; see `Archive.put`."""
+        segment = await anyio.to_thread.run_sync(build_segment, self.store.namespace, partition, archived)
+        await self.store.put(partition, segment.name, segment.data)
+
+    async def beyond(self, partition: int, entry_id: str) -> Sequence[StoredSegment]:
+        """Return the segments that reach beyond an entry; see `Archive.beyond`."""
+        found, _ = await self.store.segments(partition)
+        return [one for one in found if one.name.last > parse_id(entry_id)]
+
+    async def entries(self, partition: int, name: SegmentName) -> Sequence[StoredEntry]:
+        """Return what a segment holds; see `Archive.entries`."""
+        try:
+            parts = list(read_blocks(await self.store.read(partition, name)))
+        except DamagedError:
+            return []
+        return [entry for part in parts if not isinstance(part, DamagedError) for entry in part]
+
+    async def set_aside(self, partition: int, name: SegmentName) -> None:
+        """Take a segment out of the archive; see `Archive.set_aside`."""
+        await self.store.set_aside(partition, name)
+
+    async def aclose(self) -> None:
+        """Hold nothing, let go of nothing."""
