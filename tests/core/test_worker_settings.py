@@ -20,16 +20,21 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_day_is_kept_where_nobody_says_otherwise(elsewhere: Path) -> None:
-    """And sinks hold three days, or a quarter of a gibibyte."""
-    assert load_housekeeping_settings({}) == HousekeepingSettings(DAY_S, 3 * DAY_S, 256 << 20, 0)
+    """And sinks hold three days, or a quarter of a gibibyte; the archive two weeks, or a whole one."""
+    assert load_housekeeping_settings({}) == HousekeepingSettings(
+        DAY_S, 3 * DAY_S, 256 << 20, archive_age_s=14 * DAY_S, archive_bytes=1 << 30, memory_bytes=0
+    )
 
 
 def test_every_setting_is_read_from_the_file(elsewhere: Path) -> None:
     """Beside the others of its table."""
     (elsewhere / "sidestream.toml").write_text(
         '[worker]\ngrace_s = 1\nretention = "2h"\nsink_age = "7d"\nsink_bytes = 5\nmemory_bytes = 2_000_000\n'
+        'archive_age = "30d"\narchive_bytes = 6\n'
     )
-    assert load_housekeeping_settings({}) == HousekeepingSettings(7_200, 7 * DAY_S, 5, 2_000_000)
+    assert load_housekeeping_settings({}) == HousekeepingSettings(
+        7_200, 7 * DAY_S, 5, archive_age_s=30 * DAY_S, archive_bytes=6, memory_bytes=2_000_000
+    )
     assert load_alert_options({}).grace_s == 1
 
 
@@ -42,7 +47,7 @@ def test_the_environment_hides_the_file_and_an_empty_variable_says_nothing(elsew
         "SIDESTREAM_SINK_BYTES": "7",
         "SIDESTREAM_MEMORY_BYTES": "3000000",
     }
-    assert load_housekeeping_settings(environ) == HousekeepingSettings(0, 7_200, 7, 3_000_000)
+    assert load_housekeeping_settings(environ) == HousekeepingSettings(0, 7_200, 7, memory_bytes=3_000_000)
     assert load_settings({}, environ).enabled
 
 
@@ -72,7 +77,7 @@ def test_a_wrong_variable_is_refused_by_its_name(elsewhere: Path, variable: str,
         ('retention = "soon"', "worker.retention: 'soon' is no duration"),
         ("sink_bytes = true", "worker.sink_bytes: True is no whole number of bytes"),
         ("memory_bytes = 1.5", "worker.memory_bytes: 1.5 is no whole number"),
-        ("retain = 1", "worker.retain: there is no such setting; known are grace_s, "),
+        ("retain = 1", "worker.retain: there is no such setting; known are archive_age, "),
     ],
 )
 def test_a_wrong_setting_of_the_file_is_refused_with_its_place(elsewhere: Path, text: str, sentence: str) -> None:
