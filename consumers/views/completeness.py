@@ -6,6 +6,7 @@ Keeps: what cannot be known is None, never 0; a number that could be larger says
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from consumers.handlers.cost import CostHandler
@@ -54,11 +55,16 @@ class HandlerAccount(Struct, frozen=True):
 
 
 class Losses(Struct, frozen=True):
-    """Events of the range's hours (broker time) that never arrived, `<kind>:<reason>` -> count."""
+    """Events of the range's hours (broker time) that never arrived, `<kind>:<reason>` -> count.
+
+    What Redis `lost` its producers tell, when they meet the gap. Of one that was gone by then nobody can: where there
+    are such, it is `lost_at_least`.
+    """
 
     shed: Mapping[str, int] = {}
     invalid: Mapping[str, int] = {}
     lost: int = 0
+    lost_at_least: bool = False
 
     @property
     def total(self) -> int:
@@ -118,9 +124,11 @@ async def read_completeness(
     now_ms = max(account.now_ms for accounts in units.values() for account in accounts)
     alive = [presence for presence in presences if not presence.closed and now_ms - presence.at_ms <= SILENT_MS]
     waiting = sum(map(_not_appended, alive))
+    losses = await _read_losses(server, keys, covered_s, now_ms // _MS_PER_S)
+    at_least = losses.lost > 0 and len(alive) < len(presences)
     return Completeness(
         handlers=[_handler_account(handler, accounts) for handler, accounts in units.items()],
-        losses=await _read_losses(server, keys, covered_s, now_ms // _MS_PER_S),
+        losses=msgspec.structs.replace(losses, lost_at_least=at_least),
         waiting=waiting,
         at_risk=sum(map(_not_appended, presences)) - waiting,
     )

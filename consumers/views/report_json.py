@@ -156,6 +156,7 @@ class _Document:
                 "shed": found.losses.shed,
                 "invalid": found.losses.invalid,
                 "lost": found.losses.lost,
+                "lost_at_least": found.losses.lost_at_least,
                 "waiting": found.waiting,
                 "at_risk": found.at_risk,
             },

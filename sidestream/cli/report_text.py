@@ -506,7 +506,8 @@ def _missing(found: Completeness, from_s: int) -> Iterator[str]:
             which = ", ".join(f"{shown(name).plain} {number:,}" for name, number in losses.items())
             yield f"{counted(sum(losses.values()), 'event')} {way} the applications in these hours: {which}."
     if found.losses.lost:
-        yield f"{counted(found.losses.lost, 'event')} lost by Redis in these hours."
+        least = "At least " if found.losses.lost_at_least else ""
+        yield f"{least}{counted(found.losses.lost, 'event')} lost by Redis in these hours."
     if found.at_risk:
         yield f"Up to {counted(found.at_risk, 'event')} went with applications that have gone: see `sidestream status`."
 

@@ -222,8 +222,24 @@ async def test_what_is_missing_is_said(redis_url: str, server: AsyncServer, keys
     assert "1 dead letter of metrics" in text
     assert "4 events shed by the applications" in text
     assert "usage:full 4" in text
-    assert "2 events lost by Redis" in text
+    assert "At least 2 events lost by Redis" in text, "its producer is gone"
+    assert completeness.losses.lost_at_least
     assert "Up to 3 events" in text
+
+
+async def test_what_redis_lost_of_living_producers_is_exact(
+    redis_url: str, server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Each of them has met the gap, or will: nobody is gone who could not tell."""
+    await append([usage()])
+    await worker_of(server, keys).run_until_idle()
+    producer = "cd" * 16
+    publisher = Server(RedisSettings(redis_url))
+    PresenceWriter(keys, producer).write(publisher, Presence(producer, losses={"lost": 2}))
+    publisher.close()
+    report = await read(server, keys)
+    assert (report.completeness.losses.lost, report.completeness.losses.lost_at_least) == (2, False)
+    assert "! 2 events lost by Redis" in printed(report, 120)
 
 
 async def test_names_from_outside_change_nothing_but_text(server: AsyncServer, keys: Keys, append: Appender) -> None:
