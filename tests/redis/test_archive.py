@@ -125,6 +125,17 @@ async def test_a_segment_waits_for_its_age(
     assert await unit.step(10) == 0
 
 
+async def test_a_deploy_while_a_segment_fills_blames_no_event(
+    server: AsyncServer, keys: Keys, append: Appender, store: ArchiveStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cursor stands still over several owners, as it should."""
+    await append(events(1))
+    for _ in range(4):
+        assert await unit_of(server, keys, store).step(10) == 0
+    assert await drain(unit_of(server, keys, store)) == 1
+    assert not caplog.records
+
+
 async def test_a_worker_that_dies_before_its_commit_loses_nothing_and_doubles_nothing(
     server: AsyncServer, keys: Keys, append: Appender, store: ArchiveStore
 ) -> None:
