@@ -17,7 +17,6 @@ from typing import Final
 from consumers.contract import ArchivedRange
 from consumers.folding import entry_time_us
 from consumers.runtime.batch import Cursor, Outcome
-from consumers.runtime.committing import Standing
 from consumers.runtime.effects import ArchiveEffect
 from consumers.runtime.unit import READ_ENTRIES, Position, Unit, UnitOptions
 from consumers.state import Delta
@@ -48,9 +47,6 @@ class ArchivingUnit(Unit):
         self._began_s = 0.0
         self._begun_at: Cursor | None = None
         """The cursor behind which entries are gathered; None where the archive is still to be looked at."""
-
-    def _begin(self, standing: Standing) -> None:
-        """Begin without the quarantine: a cursor stands still here while a segment fills, whoever comes and goes."""
 
     async def _advance(self, position: Position, block_ms: int | None) -> int:
         if self._begun_at != position.cursor:
