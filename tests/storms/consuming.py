@@ -28,13 +28,23 @@ import msgspec
 from storms.appending import Appender, events_in
 from storms.commit_proxy import CommitProxy, Held, percentile_s
 from storms.consumer import LEASE_S, REST_S
-from storms.consuming_plan import ALWAYS_NEEDED, LEAST_A_MINUTE, NEEDED, TAKES_S, TRIMMED_A_MINUTE, WEIGHTS
+from storms.consuming_plan import (
+    ALWAYS_NEEDED,
+    KILLED_A_MINUTE,
+    KILLS,
+    KILLS_PAUSE_S,
+    LEAST_A_MINUTE,
+    NEEDED,
+    TAKES_S,
+    TRIMMED_A_MINUTE,
+    WEIGHTS,
+)
 from storms.consuming_variants import EDITS_COMMIT, FLAVOURS, VARIANTS, append_script
 from storms.counting_model import HANDLERS
 from storms.counting_oracle import CountingVerdict, read_books, read_found
 from storms.far_side import FarSide
 from storms.oracle import Check
-from storms.plan import Fault, plan, shortfalls
+from storms.plan import PAUSE_S, Fault, plan, shortfalls
 from storms.resp_proxy import Fate
 from storms.worker_processes import Workers
 from storms.world import START_S, OwnServer
@@ -429,7 +439,8 @@ def run(seed: int, seconds: float, variant: str = "none", kind: str = "valkey") 
     """Let a storm rage, and return what was found."""
     needed = NEEDED.get(variant)
     with raging(seed, variant, kind) as storm:
-        storm.rage(plan(seed, seconds, WEIGHTS, takes_s=TAKES_S, first=needed))
+        kinds, pause_s = (KILLS, KILLS_PAUSE_S) if variant == "killed" else (WEIGHTS, PAUSE_S)
+        storm.rage(plan(seed, seconds, kinds, takes_s=TAKES_S, first=needed, pause_s=pause_s))
         storm.calm()
         verdict, checks = storm.judge()
         return _outcome(storm, verdict, checks, seed=seed, seconds=seconds)
@@ -442,6 +453,8 @@ def _outcome(storm: Storm, verdict: CountingVerdict, checks: Sequence[Check], *,
     least = dict(LEAST_A_MINUTE)
     if storm.variant in NEEDED:
         least = {name: LEAST_A_MINUTE.get(name, 1) for name in (*ALWAYS_NEEDED, *NEEDED[storm.variant])}
+    if storm.variant == "killed":
+        least["kill a worker"] = KILLED_A_MINUTE
     if storm.variant == "trimmed":
         # Rollbacks take most of what is not yet trimmed and of what is.
         least |= {"events": 1_000, "set aside": 10, "trimmed events": TRIMMED_A_MINUTE}

@@ -17,6 +17,12 @@ WEIGHTS: Final[Mapping[str, int]] = {
     "forget scripts": 2,
     "cut connections": 3,
 }
+KILLS: Final[Mapping[str, int]] = {"kill a worker": 12, "freeze a worker": 1, "commit too late": 1}
+"""What happens where only workers suffer, and the server does not."""
+
+KILLS_PAUSE_S: Final = (0.8, 2.2)
+"""Between two of these: a worker needs a second to begin."""
+
 TAKES_S: Final[Mapping[str, float]] = {
     "freeze a worker": 1.5,
     "commit too late": 2.5,
@@ -51,6 +57,9 @@ LEAST_A_MINUTE: Final[Mapping[str, int]] = {
 """Events, commits by their answer, and faults of each kind: in a minute, and at least one however short the run."""
 
 ALWAYS_NEEDED: Final = ("events", "set aside", "commit OK")
+KILLED_A_MINUTE: Final = 20
+"""Workers killed, where only they suffer."""
+
 TRIMMED_A_MINUTE: Final = 2_000
 """Events, where streams are trimmed, since the last rollback: it takes the counter along."""
 
@@ -66,6 +75,7 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "two_books": ("kill a worker", "drain a worker"),
     "wrong_type": ("plant a wrong type", "kill a worker"),
     "flushed": ("kill a worker", "kill the server"),
+    "killed": ("kill a worker", "freeze a worker", "commit too late"),
     "trimmed": ("remember the server", "kill a worker", "roll the server back", "freeze a worker", "commit too late"),
 }
 """Variant -> the faults its guard is there for: they come first, and a short run has no others."""

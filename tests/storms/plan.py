@@ -57,13 +57,14 @@ class Fault:
     lasts_s: float
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each names a knob of the plan
     seed: int,
     seconds: float,
     kinds: Mapping[str, int] = WEIGHTS,
     *,
     takes_s: Mapping[str, float] = MappingProxyType({}),
     first: Sequence[str] | None = None,
+    pause_s: tuple[float, float] = PAUSE_S,
 ) -> list[Fault]:
     """Return what will happen: every kind of fault once in a random order, then as the dice fall.
 
@@ -73,6 +74,7 @@ def plan(
         kinds: Which faults there are, and how often each comes.
         takes_s: How long a fault takes besides what it lasts, about.
         first: What comes first, in this order and however short the time, instead of each kind once.
+        pause_s: Between two faults, from and to.
     """
     dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
     names, weights = list(kinds), list(kinds.values())
@@ -82,7 +84,7 @@ def plan(
     if "remember the server" in first:
         first.remove("remember the server")
         first.insert(0, "remember the server")
-    least_s, most_s = PAUSE_S
+    least_s, most_s = pause_s
     found: list[Fault] = []
     passed_s = 0.0
     while passed_s < seconds or (given and first):
