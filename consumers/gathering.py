@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from consumers.state import Delta, Measures, cell_of
-from consumers.windows import TEN_SECONDS
+from consumers.windows import TEN_SECONDS, hour_start_s
 from pipeline.events import Resource, UsageEvent
 from pipeline.units import US_PER_S
 
@@ -70,6 +70,17 @@ class ByName(Generic[T]):
             found = self._lists[place] = []
             self._delta.name(dimension, hour_s, name)
         return found
+
+    def note(self, event: UsageEvent, value: T) -> None:
+        """Append a value to the lists of a request's tags, its session and its user."""
+        hour_s = hour_start_s(event.time_us)
+        if event.tags:
+            for tag in dict.fromkeys(event.tags):
+                self.of("tag", hour_s, tag).append(value)
+        if event.session:
+            self.of("session", hour_s, event.session).append(value)
+        if event.user:
+            self.of("user", hour_s, event.user).append(value)
 
     def __iter__(self) -> Iterator[tuple[Measures, list[T]]]:
         """Iterate over the lists, each with the measures of its name."""

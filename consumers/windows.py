@@ -14,6 +14,7 @@ from pipeline.units import US_PER_S
 
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
+_HOUR_US: Final = HOUR_S * US_PER_S
 DAY_S: Final = 86_400
 
 
@@ -66,6 +67,11 @@ def finest_start_s(time_us: int) -> int:
     """Return the start, in seconds, of the finest window that holds `time_us`."""
     time_s = time_us // US_PER_S
     return time_s - time_s % TEN_SECONDS.width_s
+
+
+def hour_start_s(time_us: int) -> int:
+    """Return the start, in seconds, of the hour that holds `time_us`."""
+    return time_us // _HOUR_US * HOUR_S
 
 
 def cover(since_s: int, until_s: int, now_s: int) -> Iterator[Window]:

@@ -6,7 +6,6 @@ from typing import Final
 import anyio.to_thread
 
 from consumers.archive.store import ArchiveStore, StoredSegment
-from pipeline.errors import SettingsError
 from pipeline.segments import Archived, DamagedError, SegmentName, build_segment, parse_id, read_blocks
 from pipeline.wire import StoredEntry
 
@@ -16,8 +15,6 @@ SEGMENT_BYTES: Final = 8 << 20
 SEGMENT_AGE_S: Final = 300.0
 """How far the archive is behind at most while it works; a quiet partition has 288 segments a day."""
 
-_MOST_SEGMENT_BYTES: Final = 1 << 30
-
 
 class SegmentArchive:
     """Writes closed segments.
@@ -26,9 +23,6 @@ class SegmentArchive:
         store: Where.
         segment_bytes: See `Archive.segment_bytes`.
         segment_age_s: See `Archive.segment_age_s`.
-
-    Raises:
-        SettingsError: A value is out of its range; the message begins with its name.
     """
 
     name = "archive"
@@ -36,10 +30,6 @@ class SegmentArchive:
     def __init__(
         self, store: ArchiveStore, *, segment_bytes: int = SEGMENT_BYTES, segment_age_s: float = SEGMENT_AGE_S
     ) -> None:
-        if not 0 < segment_bytes <= _MOST_SEGMENT_BYTES:
-            raise SettingsError(f"segment_bytes {segment_bytes!r}: use 1 byte to 1 GiB")
-        if not segment_age_s > 0:
-            raise SettingsError(f"segment_age {segment_age_s!r}: use a duration above 0s")
         self.store = store
         self.segment_bytes = segment_bytes
         self.segment_age_s = segment_age_s

@@ -2,7 +2,7 @@
 
 Keeps:
 - What was written is never written again, and never changed: a put of a name that is there does nothing.
-- A put that has returned is durable as far as the store is: a folder's file and its directory are fsynced.
+- A put that has returned is durable as far as the store is: a folder's file and its directories are fsynced.
 
 Paths are `<namespace>/<partition>/<name>`, and `<namespace>/aside/<partition>/<name>` of what was set aside.
 """
@@ -98,7 +98,7 @@ class ArchiveStore:
         except obstore.exceptions.AlreadyExistsError:
             written = False
         if self._folder is not None:
-            _sync(self._folder / path)
+            _sync(self._folder, path)
         return written
 
     async def segments(self, partition: int) -> tuple[list[StoredSegment], list[Leftover]]:
@@ -199,9 +199,10 @@ def _open(url: str) -> Any:  # noqa: ANN401 - obstore's stores have no common ty
     return obstore.store.from_url(url, client_options={"timeout": _ATTEMPT_S}, retry_config={"max_retries": 2})
 
 
-def _sync(path: Path) -> None:
-    """Make a file durable, and the entry of its directory."""
-    for one in (path, path.parent):
+def _sync(folder: Path, path: str) -> None:
+    """Make a file durable, and the entries of the directories that lead to it."""
+    file = folder / path
+    for one in (file, *(parent for parent in file.parents if parent.is_relative_to(folder))):
         descriptor = os.open(one, os.O_RDONLY)
         try:
             os.fsync(descriptor)

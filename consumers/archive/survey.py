@@ -5,17 +5,16 @@ Keeps: nothing is changed here, and what is damaged keeps nobody from looking at
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from consumers.archive.store import ArchiveStore, Leftover, StoredSegment
+from pipeline import limits
 from pipeline.segments import DamagedError, EntryId, parse_id, read_blocks, verify
 from pipeline.wire import StoredEntry
 
 What: TypeAlias = Literal["damaged", "doubled", "missing", "leftover"]
-
-_MOST_BEFORE: Final = 2**53
 
 
 class PartitionShelf(Struct, frozen=True):
@@ -153,12 +152,9 @@ def _leftover(partition: int, one: Leftover) -> Finding:
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() and len(text) <= len(str(_MOST_BEFORE)) else 0
+    return int(text) if text.isdigit() and len(text) <= len(str(limits.MAX_SEQUENCE)) else 0
 
 
 def older_than(segments: Sequence[StoredSegment], time_ms: int) -> list[StoredSegment]:
     """Return the segments whose last entry was appended before an instant (ms since 1970)."""
     return [one for one in segments if one.name.last[0] < time_ms]
-
-
-__all__ = ["Checked", "Finding", "PartitionShelf", "check", "older_than", "shelves"]

@@ -18,14 +18,12 @@ from consumers.measures import COST, PRICED, PROVIDER_COST, REQUESTS, UNPRICED, 
 from consumers.pricing import Priced
 from consumers.recipe import Recipe
 from consumers.state import Caps, Delta, Measures, add
-from consumers.windows import HOUR_S
+from consumers.windows import hour_start_s
 from pipeline.events import Event, UsageEvent
-from pipeline.units import US_PER_S
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 2
 
-_HOUR_US: Final = HOUR_S * US_PER_S
 RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 
 
@@ -80,18 +78,12 @@ class _CostFold:
             return
         priced = self._pricer.price(event)
         self._requests.of(frame.resource, event).append((priced, event.input_tokens + event.output_tokens))
-        hour_s = event.time_us // _HOUR_US * HOUR_S
-        if event.tags:
-            for tag in dict.fromkeys(event.tags):
-                self._money.of("tag", hour_s, tag).append(priced.nano_usd)
-        if event.session:
-            self._money.of("session", hour_s, event.session).append(priced.nano_usd)
-        if event.user:
-            self._money.of("user", hour_s, event.user).append(priced.nano_usd)
+        self._money.note(event, priced.nano_usd)
         if event.run_id:
-            self._of_run(hour_s, event).append(priced.nano_usd)
+            self._of_run(event).append(priced.nano_usd)
 
-    def _of_run(self, hour_s: int, event: UsageEvent) -> list[int | None]:
+    def _of_run(self, event: UsageEvent) -> list[int | None]:
+        hour_s = hour_start_s(event.time_us)
         place = hour_s, event.agent, event.run_id, event.session
         found = self._runs.get(place)
         if found is None:

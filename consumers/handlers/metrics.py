@@ -37,7 +37,6 @@ from consumers.recipe import Recipe
 from consumers.state import Caps, Delta, Measures, add, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
-from pipeline.units import US_PER_S
 from pipeline.wire import Frame
 
 FOLD_REVISION: Final = 2
@@ -48,7 +47,6 @@ RANKED_BY: Final = MappingProxyType(
 
 _SUMMED: Final = (INPUT, OUTPUT, *TOKEN_PARTS.values())
 _summed_of: Final = attrgetter("input_tokens", "output_tokens", *TOKEN_PARTS)
-_HOUR_US: Final = HOUR_S * US_PER_S
 _OPERATION_MEASURES: Final = {"run": (RUNS, RUN_US), "tool": (TOOLS, TOOL_US), "step": (STEPS, STEP_US)}
 
 
@@ -93,15 +91,7 @@ class _MetricsFold:
 
     def _add_request(self, frame: Frame, event: UsageEvent) -> None:
         self._requests.of(frame.resource, event).append(event)
-        hour_s = event.time_us // _HOUR_US * HOUR_S
-        tokens = event.input_tokens + event.output_tokens
-        if event.tags:
-            for tag in dict.fromkeys(event.tags):
-                self._tokens.of("tag", hour_s, tag).append(tokens)
-        if event.session:
-            self._tokens.of("session", hour_s, event.session).append(tokens)
-        if event.user:
-            self._tokens.of("user", hour_s, event.user).append(tokens)
+        self._tokens.note(event, event.input_tokens + event.output_tokens)
         if event.duration_us is not None and not event.run_id:
             start_s = finest_start_s(event.time_us)
             if self.delta.is_slow(start_s, event.duration_us):

@@ -45,6 +45,8 @@ class ArchivingUnit(Unit):
         self._gathered: list[Archived] = []
         self._bytes = 0
         self._began_s = 0.0
+        self._closing = False
+        """What is gathered is a segment: while its store is away it waits, and nothing is added to it."""
         self._begun_at: Cursor | None = None
         """The cursor behind which entries are gathered; None where the archive is still to be looked at."""
 
@@ -55,10 +57,12 @@ class ArchivingUnit(Unit):
             if found is not None:
                 return await self._settle(position, found, Delta())
             self._begun_at = position.cursor
-        entries = await self._read_on(position.cursor, block_ms)
-        for entry in entries:
-            self._gather(entry)
-        if not self._is_due(caught_up=len(entries) < READ_ENTRIES, waits=block_ms is not None):
+        if not self._closing:
+            entries = await self._read_on(position.cursor, block_ms)
+            for entry in entries:
+                self._gather(entry)
+            self._closing = self._is_due(caught_up=len(entries) < READ_ENTRIES, waits=block_ms is not None)
+        if not self._closing:
             return 0
         await self._archive.put(self.partition.number, self._gathered)
         outcome = _outcome_of([one.entry for one in self._gathered], position.cursor)
@@ -69,7 +73,7 @@ class ArchivingUnit(Unit):
         return moved
 
     def _forget(self) -> None:
-        self._gathered, self._bytes, self._begun_at = [], 0, None
+        self._gathered, self._bytes, self._closing, self._begun_at = [], 0, False, None
 
     async def _read_on(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
         last = self._gathered[-1].entry.entry_id if self._gathered else cursor.entry_id
@@ -105,8 +109,7 @@ class ArchivingUnit(Unit):
         for segment in await self._archive.beyond(number, cursor.entry_id):
             archived = list(await self._archive.entries(number, segment.name))
             beyond = [entry for entry in archived if parse_id(entry.entry_id) > parse_id(cursor.entry_id)]
-            there = await self._still_there(cursor, segment)
-            same = [(entry.entry_id, entry.identity()) for entry in beyond] == there
+            same = beyond == await self._still_there(cursor, segment)
             if same and beyond and len(beyond) == len(archived):
                 about = {**self._about(), "segment": str(segment.name)}
                 log.info("The archive holds a segment that nobody has committed; it is taken over", extra=about)
@@ -115,14 +118,14 @@ class ArchivingUnit(Unit):
                 await self._lay_aside(segment.name)
         return None
 
-    async def _still_there(self, cursor: Cursor, segment: ArchivedRange) -> list[tuple[str, tuple[bytes, bytes]]]:
+    async def _still_there(self, cursor: Cursor, segment: ArchivedRange) -> list[StoredEntry]:
         """Return the stream's entries from the cursor to a segment's end."""
-        found: list[tuple[str, tuple[bytes, bytes]]] = []
+        found: list[StoredEntry] = []
         after, last = cursor.entry_id, show_id(segment.name.last)
         while True:
             reply = await self._server.call("XRANGE", self.partition.stream(), f"({after}", last, "COUNT", _AT_ONCE)
             entries = parse_entries(reply)
-            found += [(entry.entry_id, entry.identity()) for entry in entries]
+            found += entries
             if len(entries) < _AT_ONCE:
                 return found
             after = entries[-1].entry_id

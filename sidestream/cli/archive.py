@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -14,7 +13,7 @@ from consumers.archive.survey import Checked, PartitionShelf, check, older_than,
 from pipeline.errors import SettingsError
 from pipeline.units import parse_duration_s
 from sidestream.archive_settings import ArchiveSettings, load_archive_settings
-from sidestream.cli.human import NOTHING, counted, size
+from sidestream.cli.human import NOTHING, counted, instant, size
 from sidestream.cli.session import EXIT_FINDING, AsJson, Namespace, console, environment, print_json, run_async
 from sidestream.settings import ARCHIVE_VARIABLES, load_settings
 
@@ -103,7 +102,7 @@ def prune(
                 )
             )
         else:
-            what = f"{counted(len(gone), 'segment')}, {size(total)}, of before {_instant(before_ms)}"
+            what = f"{counted(len(gone), 'segment')}, {size(total)}, of before {instant(before_ms / 1_000)}"
             console().print(f"{'Deleted' if yes else 'Would delete'} {what}.", markup=False)
             if gone and not yes:
                 console().print("Nothing has been changed; --yes does it.")
@@ -139,8 +138,8 @@ def _table(rows: Sequence[PartitionShelf]) -> Table:
             str(row.partition),
             f"{row.segments:,}",
             size(row.bytes),
-            _instant(row.first_ms),
-            _instant(row.last_ms),
+            NOTHING if row.first_ms is None else instant(row.first_ms / 1_000),
+            NOTHING if row.last_ms is None else instant(row.last_ms / 1_000),
             f"{row.aside:,}",
             f"{row.leftovers:,}",
         )
@@ -159,7 +158,3 @@ def _print_checked(store: ArchiveStore, found: Sequence[Checked]) -> None:
     findings = sum(len(checked.findings) for checked in found)
     end = f"{counted(findings, 'finding')}." if findings else "each as it was written."
     out.print(f"{store.namespace} at {store.url}: {what}; {end}", markup=False)
-
-
-def _instant(time_ms: int | None) -> str:
-    return NOTHING if time_ms is None else datetime.fromtimestamp(time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -250,6 +250,33 @@ async def test_the_archive_holds_the_stream_up_to_its_budget_and_then_has_a_gap_
     assert (account.committed, account.skipped) == (8, 4)
 
 
+async def test_while_the_store_is_away_nothing_more_is_read(
+    server: AsyncServer, keys: Keys, append: Appender, store: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment waits as it is; it is written once when the store is back, also where an answer had been lost."""
+    await append(events(3))
+    unit = unit_of(server, keys, store)
+    put, asked = store.put, list[SegmentName]()
+
+    async def away(partition: int, name: SegmentName, data: bytes) -> bool:
+        asked.append(name)
+        if len(asked) > 3:
+            await put(partition, name, data)
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(store, "put", away)
+    for number in range(5):
+        with pytest.raises(UnavailableError):
+            await unit.step()
+        await append(events(2, number))
+    assert len(set(asked)) == 1, "what was appended meanwhile is not in it"
+    monkeypatch.setattr(store, "put", put)
+    assert await drain(unit) == 13
+    assert (await names(store))[0] == asked[0]
+    assert len(await names(store)) == 2
+    assert await archived(store) == await on_stream(server, keys)
+
+
 async def test_what_is_no_segment_is_left_alone_and_named(
     server: AsyncServer, keys: Keys, append: Appender, store: ArchiveStore, tmp_path: Path
 ) -> None:

@@ -120,7 +120,7 @@ class Outcome:
     @property
     def code(self) -> int:
         """The exit code."""
-        return 1 if self.failed else 2 if self.invalid else 0
+        return 2 if self.invalid else 1 if self.failed else 0
 
 
 class Storm:
@@ -395,7 +395,7 @@ class Storm:
         verdict = CountingVerdict(self.appender.record, books)
         now_s = int(time.time())
         found = self._asked(lambda server: read_found(server, self.keys, PARTITIONS, verdict.days(now_s)))
-        self.happened["trimmed events"] += found.trimmed
+        self.happened += Counter({"trimmed events": found.trimmed})
         checks = verdict.checks(found, self.far_side.delivered)
         complaints = [line for line in self.workers.complaints() if not self._asked_for(line)]
         return verdict, [

@@ -78,7 +78,7 @@ class Outcome:
     @property
     def code(self) -> int:
         """The exit code."""
-        return 1 if self.failed else 2 if self.invalid else 0
+        return 2 if self.invalid else 1 if self.failed else 0
 
 
 class Storm:
