@@ -61,8 +61,9 @@ def worker_of(server: AsyncServer, keys: Keys, *, caps: Caps | None = None, cost
 
 
 async def read(server: AsyncServer, keys: Keys, by: By = "agent", *, most: int = 10) -> Report:
-    """Read the report of the last hour."""
-    return await read_report(server, keys, since_s=NOW_S - 3600, until_s=None, by=by, now_s=NOW_S, most=most)
+    """Read the report up to now: what is lost stands at the hour of the broker, which may have turned meanwhile."""
+    now_s = int(time.time())
+    return await read_report(server, keys, since_s=NOW_S - 3600, until_s=None, by=by, now_s=now_s, most=most)
 
 
 def printed(report: Report, width: int = 80) -> str:
