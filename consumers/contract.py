@@ -1,7 +1,7 @@
 """What the runtime and a handler or sink know of each other."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -10,19 +10,27 @@ from pipeline.events import Event
 from pipeline.segments import Archived, SegmentName
 from pipeline.wire import Frame, StoredEntry
 
+_FOR_EVER_US: Final = 1 << 62
+
 
 class Slice(Struct, frozen=True):
-    """The events `start` to `stop` (exclusive) of a frame: a batch may begin and end inside one."""
+    """The events `start` to `stop` (exclusive) of a frame: a batch may begin and end inside one.
+
+    Only those of some days are looked at: from `since_us` until `until_us` (microseconds since 1970; 0 is an open end).
+    """
 
     frame: Frame
     start: int
     stop: int
+    since_us: int = 0
+    until_us: int = 0
 
     def events(self) -> Iterator[tuple[int, Event]]:
-        """Iterate over (index, event), passing over what could not be decoded."""
+        """Iterate over (index, event), passing over what could not be decoded and what is of other days."""
+        since_us, until_us = self.since_us, self.until_us or _FOR_EVER_US
         for index in range(self.start, self.stop):
             event = self.frame.events[index]
-            if event is not None:
+            if event is not None and since_us <= event.time_us < until_us:
                 yield index, event
 
 
@@ -81,8 +89,10 @@ class Archive(Protocol):
         """
         ...
 
-    async def entries(self, partition: int, name: SegmentName) -> Sequence[StoredEntry]:
-        """Return what a segment holds, as far as it can be read.
+    async def entries(
+        self, partition: int, name: SegmentName, since_us: int = 0, until_us: int = 0
+    ) -> Sequence[StoredEntry]:
+        """Return what a segment holds, as far as it can be read; without parts that have no event of that time.
 
         Raises:
             TransientError: The store is away.

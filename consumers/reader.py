@@ -11,9 +11,10 @@ import msgspec
 
 from consumers.state import Cell, Measures, merge, parse_cell
 from consumers.values import unpack
+from consumers.versions import FIRST_VERSION, Versions
 from consumers.windows import LIFETIME, Window, day_name
 from pipeline.connection import AsyncServer, Command, Reply
-from pipeline.keys import LIVE_VERSION, Keys, UnitKeys
+from pipeline.keys import Keys, UnitKeys
 
 _OPERATION: Final = msgspec.json.Decoder(tuple[str, str, str, str, str, str])
 _AT_ONCE: Final = 500
@@ -35,16 +36,23 @@ class Operation:
 
 @dataclass(slots=True)
 class StateReader:
-    """Reads one version of the state of one namespace."""
+    """Reads the state of one namespace: of each window the version that answers for it.
+
+    Whoever asks several questions that belong together uses one reader: it knows one document of versions.
+    """
 
     server: AsyncServer
     keys: Keys
     partitions: int
-    version: int = LIVE_VERSION
+    versions: Versions = FIRST_VERSION
     _cells: dict[tuple[str, str], dict[bytes, Cell]] = field(default_factory=dict[tuple[str, str], dict[bytes, Cell]])
 
-    def _units(self, handler: str) -> list[UnitKeys]:
-        return [self.keys.partition(number).unit(handler, self.version) for number in range(self.partitions)]
+    def units(self, handler: str, start_s: int) -> list[UnitKeys]:
+        """Return the units that answer for the windows of a handler that begin at `start_s` (seconds since 1970)."""
+        return self._units(handler, self.versions.answering(handler, start_s))
+
+    def _units(self, handler: str, version: int) -> list[UnitKeys]:
+        return [self.keys.partition(number).unit(handler, version) for number in range(self.partitions)]
 
     async def cells(self, handler: str, windows: Sequence[Window]) -> dict[Cell, Measures]:
         """Return the measures of every cell, summed over `windows` and partitions.
@@ -66,8 +74,7 @@ class StateReader:
         Raises:
             SidestreamError: See `AsyncServer.call`.
         """
-        units = self._units(handler)
-        places = [(window, unit) for window in windows for unit in units]
+        places = [(window, unit) for window in windows for unit in self.units(handler, window[1])]
         replies = await self._all([["HGETALL", unit.window(w[0].name, w[1])] for w, unit in places])
         await self._load_cells(
             (unit, day_name(window[1])) for (window, unit), reply in zip(places, replies, strict=True) if reply
@@ -79,12 +86,12 @@ class StateReader:
         return list(found.items())
 
     async def lifetime(self, handler: str) -> dict[Cell, Measures]:
-        """Return the totals without window of every cell, summed over partitions.
+        """Return the totals without window of every cell, summed over partitions: all that the handler's base took.
 
         Raises:
             SidestreamError: See `AsyncServer.call`.
         """
-        units = self._units(handler)
+        units = self._units(handler, self.versions.base(handler))
         replies = await self._all([["HGETALL", unit.window(LIFETIME, 0)] for unit in units])
         await self._load_cells((unit, LIFETIME) for unit in units)
         total: dict[Cell, Measures] = {}
@@ -100,8 +107,8 @@ class StateReader:
         """
         commands: list[Command] = [
             ["ZRANGE", unit.slowest(w[0].name, w[1]), 0, most - 1, "REV", "WITHSCORES"]
-            for unit in self._units("metrics")
             for w in windows
+            for unit in self.units("metrics", w[1])
         ]
         found: dict[bytes, int] = {}
         for reply in await self._all(commands):

@@ -51,6 +51,10 @@ class Keys:
         """Hash: facts about the namespace, `partitions` above all."""
         return f"{{{self.namespace}:meta}}"
 
+    def versions(self) -> str:
+        """String: the document of `consumers.versions`, which version answers for what."""
+        return f"{{{self.namespace}:meta}}:versions"
+
     def presence_index(self) -> str:
         """Sorted set: producer id -> broker time (ms) of its last word."""
         return f"{{{self.namespace}:presence}}:index"

@@ -21,6 +21,7 @@ import zstandard
 from msgspec import Struct
 
 from pipeline.errors import PermanentError
+from pipeline.units import US_PER_MS
 from pipeline.wire import StoredEntry
 
 MAGIC: Final = b"SDSTSEG"
@@ -38,6 +39,9 @@ _HASH_BYTES: Final = 16
 _LENGTH_BYTES: Final = 4
 _OFFSET_BYTES: Final = 8
 _HEAD: Final = MAGIC + bytes([VERSION])
+TAIL_BYTES: Final = _OFFSET_BYTES + len(_HEAD)
+"""Behind the footer: where it begins, and what every segment ends with."""
+
 _NAME: Final = re.compile(r"(?P<first>[0-9]+-[0-9]+)_(?P<last>[0-9]+-[0-9]+)_(?P<hash>[0-9a-f]{32})\.seg")
 
 EntryId: TypeAlias = tuple[int, int]
@@ -61,6 +65,14 @@ class Block(Struct, frozen=True, array_like=True):
     events: int
     since_us: int
     until_us: int
+
+    def concerns(self, since_us: int, until_us: int) -> bool:
+        """Return whether it may have events from `since_us` until `until_us` (exclusive); 0 is an open end.
+
+        What this version cannot decode has no time of its own: it may be of the time when it was appended.
+        """
+        first_us, last_us = self.first[0] * US_PER_MS, self.last[0] * US_PER_MS
+        return max(self.until_us, last_us) >= since_us and not 0 < until_us <= min(self.since_us, first_us)
 
 
 class Footer(Struct, frozen=True):
@@ -189,35 +201,56 @@ def read_footer(data: bytes) -> Footer:
         DamagedError: It is no segment, of a later version, cut off, or its footer is damaged.
     """
     _check_head(data)
-    tail = len(_HEAD) + _OFFSET_BYTES
-    if len(data) < len(_HEAD) + tail or data[-len(_HEAD) :] != _HEAD:
+    if len(data) < len(_HEAD) + TAIL_BYTES:
         raise DamagedError("the segment is cut off: it has no end")
-    offset = int.from_bytes(data[-tail : -len(_HEAD)])
+    return parse_footer(data, footer_offset(data[-TAIL_BYTES:]))
+
+
+def footer_offset(tail: bytes) -> int:
+    """Return where the footer begins, from the last `TAIL_BYTES` of a segment.
+
+    Raises:
+        DamagedError: It is cut off.
+    """
+    if len(tail) != TAIL_BYTES or not tail.endswith(_HEAD):
+        raise DamagedError("the segment is cut off: it has no end")
+    return int.from_bytes(tail[: -len(_HEAD)])
+
+
+def parse_footer(data: bytes, offset: int) -> Footer:
+    """Read the footer at an offset of a segment, or of its end.
+
+    Raises:
+        DamagedError: It is damaged.
+    """
     try:
         return _FOOTER_DECODER.decode(_unframed(data, offset)[0])
     except (msgspec.DecodeError, DamagedError) as error:
         raise DamagedError(f"the footer cannot be read: {error}") from error
 
 
-def read_blocks(data: bytes) -> Iterator[list[StoredEntry] | DamagedError]:
+def read_blocks(data: bytes, since_us: int = 0, until_us: int = 0) -> Iterator[list[StoredEntry] | DamagedError]:
     """Iterate over a segment's blocks as far as they can be found, each as its entries or as what is wrong with it.
 
+    Blocks whose events are all of before `since_us`, or none of before `until_us`, are passed over; 0 is an open end.
     Without a footer blocks are found one behind the other: what lies behind a damaged length is lost.
 
     Raises:
         DamagedError: It is no segment, or of a later version.
     """
     try:
-        offsets = [block.offset for block in read_footer(data).blocks]
+        blocks = read_footer(data).blocks
     except DamagedError:
         _check_head(data)
         yield from _walk(data)
         return
-    for number, offset in enumerate(offsets):
+    for number, block in enumerate(blocks):
+        if not block.concerns(since_us, until_us):
+            continue
         try:
-            yield _entries(_unframed(data, offset)[0])
+            yield _entries(_unframed(data, block.offset)[0])
         except DamagedError as error:
-            yield DamagedError(f"block {number + 1} of {len(offsets)}: {error}")
+            yield DamagedError(f"block {number + 1} of {len(blocks)}: {error}")
 
 
 def verify(data: bytes, name: SegmentName) -> list[DamagedError]:
@@ -326,6 +359,7 @@ def _hash(data: bytes) -> bytes:
 
 
 __all__ = [
+    "TAIL_BYTES",
     "Archived",
     "Block",
     "DamagedError",
@@ -334,6 +368,8 @@ __all__ = [
     "Segment",
     "SegmentName",
     "build_segment",
+    "footer_offset",
+    "parse_footer",
     "parse_id",
     "read_blocks",
     "read_footer",

@@ -22,7 +22,7 @@ from pipeline.connection import AsyncServer
 from pipeline.errors import SettingsError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
-from sidestream.archive_settings import load_archive_settings
+from sidestream.archive_settings import ArchiveSettings, load_archive_settings
 
 log = logging.getLogger("sidestream.worker")
 
@@ -87,9 +87,22 @@ def _archive(environ: Mapping[str, str], namespace: str) -> list[Effect]:
         log.info("The archive is off; everything else runs", extra={"reason": "SIDESTREAM_ARCHIVE_URL is not set"})
         return []
     log.info("The archive is on", extra={"url": settings.url, "segment_age_s": settings.segment_age_s})
+    return [ArchiveEffect(_segments(settings, namespace))]
+
+
+def history(environ: Mapping[str, str], namespace: str) -> SegmentArchive | None:
+    """Return the archive that replays begin with; None where none is configured.
+
+    Raises:
+        SettingsError: A setting of it is wrong.
+    """
+    settings = load_archive_settings(environ)
+    return _segments(settings, namespace) if settings.url else None
+
+
+def _segments(settings: ArchiveSettings, namespace: str) -> SegmentArchive:
     store = ArchiveStore(settings.url, namespace)
-    archive = SegmentArchive(store, segment_bytes=settings.segment_bytes, segment_age_s=settings.segment_age_s)
-    return [ArchiveEffect(archive)]
+    return SegmentArchive(store, segment_bytes=settings.segment_bytes, segment_age_s=settings.segment_age_s)
 
 
 def _export(environ: Mapping[str, str]) -> list[Effect]:

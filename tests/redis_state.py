@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from consumers.replay.shadow import scan
+from consumers.replay.keyspace import scan
 from pipeline.connection import AsyncServer
 from pipeline.keys import UnitKeys
 

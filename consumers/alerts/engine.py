@@ -19,6 +19,8 @@ from consumers.alerts.rules import Rule
 from consumers.alerts.store import Move, NewerRowError, parse_row, read_rows, swap
 from consumers.alerts.watermark import Watermark, read_watermark
 from consumers.reader import StateReader
+from consumers.register import read_versions
+from consumers.versions import Versions
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 from pipeline.units import US_PER_S
@@ -74,10 +76,11 @@ class AlertEngine:
         rows = await read_rows(self._server, self._keys)
         told = await self._end_removed(rows)
         partitions = await self._partitions()
-        marks = await self._watermarks(partitions)
+        versions = await read_versions(self._server, self._keys)
+        marks = await self._watermarks(partitions, versions)
         wanted = [(rule, mark) for rule in self._rules.values() if (mark := marks[rule.handlers]) is not None]
         places = [(rule, windows_of(rule, self._graced_s(mark), mark.now_ms // _MS_PER_S)) for rule, mark in wanted]
-        facts = await read_facts(StateReader(self._server, self._keys, partitions), places)
+        facts = await read_facts(StateReader(self._server, self._keys, partitions, versions), places)
         for rule, mark in wanted:
             told += await self._judge(rule, facts[rule.name], rows.get(rule.name, b""), self._graced_s(mark))
         return told
@@ -85,10 +88,10 @@ class AlertEngine:
     def _graced_s(self, mark: Watermark) -> int:
         return (mark.at_ms - self._grace_ms) // _MS_PER_S
 
-    async def _watermarks(self, partitions: int) -> Mapping[tuple[str, ...], Watermark | None]:
+    async def _watermarks(self, partitions: int, versions: Versions) -> Mapping[tuple[str, ...], Watermark | None]:
         found: dict[tuple[str, ...], Watermark | None] = {}
         for handlers in {rule.handlers for rule in self._rules.values()}:
-            found[handlers] = await read_watermark(self._server, self._keys, partitions, handlers)
+            found[handlers] = await read_watermark(self._server, self._keys, partitions, handlers, versions)
             self._once.undeclared(handlers, known=found[handlers] is not None)
         return found
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
+from consumers.versions import FIRST_VERSION, Versions
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 from pipeline.scripting import script
@@ -17,9 +18,11 @@ class Watermark(Struct, frozen=True):
 
 
 async def read_watermark(
-    server: AsyncServer, keys: Keys, partitions: int, handlers: Collection[str]
+    server: AsyncServer, keys: Keys, partitions: int, handlers: Collection[str], versions: Versions = FIRST_VERSION
 ) -> Watermark | None:
     """Return the watermark over all partitions and `handlers`; None where a handler has not been declared in one.
+
+    Of a handler every version counts that answers for some day.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
@@ -28,7 +31,8 @@ async def read_watermark(
     now_ms = 0
     for number in range(partitions):
         partition = keys.partition(number)
-        cursors = [partition.unit(handler).cursor() for handler in sorted(handlers)]
+        units = [partition.unit(name, number) for name in sorted(handlers) for number in versions.read(name)]
+        cursors = [unit.cursor() for unit in units]
         now, *oldest = await server.run(script("watermark"), [partition.stream(), *cursors], [])
         if b"" in oldest:
             return None

@@ -1,5 +1,6 @@
 """What a worker archives into: segments of one namespace, in a store (`consumers.contract.Archive`)."""
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,6 +9,8 @@ import anyio.to_thread
 from consumers.archive.store import ArchiveStore, StoredSegment
 from pipeline.segments import Archived, DamagedError, SegmentName, build_segment, parse_id, read_blocks
 from pipeline.wire import StoredEntry
+
+log = logging.getLogger("sidestream.archive")
 
 SEGMENT_BYTES: Final = 8 << 20
 """What a worker holds of each partition at most, and a little more; some 150,000 events."""
@@ -44,13 +47,20 @@ class SegmentArchive:
         found, _ = await self.store.segments(partition)
         return [one for one in found if one.name.last > parse_id(entry_id)]
 
-    async def entries(self, partition: int, name: SegmentName) -> Sequence[StoredEntry]:
+    async def entries(
+        self, partition: int, name: SegmentName, since_us: int = 0, until_us: int = 0
+    ) -> Sequence[StoredEntry]:
         """Return what a segment holds; see `Archive.entries`."""
+        found: list[StoredEntry] = []
         try:
-            parts = list(read_blocks(await self.store.read(partition, name)))
-        except DamagedError:
-            return []
-        return [entry for part in parts if not isinstance(part, DamagedError) for entry in part]
+            for part in read_blocks(await self.store.read(partition, name), since_us, until_us):
+                if isinstance(part, DamagedError):
+                    _tell_damage(partition, name, part)
+                else:
+                    found += part
+        except DamagedError as error:
+            _tell_damage(partition, name, error)
+        return found
 
     async def set_aside(self, partition: int, name: SegmentName) -> None:
         """Take a segment out of the archive; see `Archive.set_aside`."""
@@ -58,3 +68,8 @@ class SegmentArchive:
 
     async def aclose(self) -> None:
         """Hold nothing, let go of nothing."""
+
+
+def _tell_damage(partition: int, name: SegmentName, error: DamagedError) -> None:
+    about = {"partition": partition, "segment": str(name), "why": str(error)}
+    log.error("A segment is damaged; what is damaged is left out", extra=about)

@@ -20,7 +20,7 @@ import obstore.store
 from msgspec import Struct
 
 from pipeline.errors import PermanentError, SettingsError, UnavailableError
-from pipeline.segments import DamagedError, SegmentName
+from pipeline.segments import TAIL_BYTES, DamagedError, Footer, SegmentName, footer_offset, parse_footer
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 _listing = cast("Callable[[Any, str], Any]", obstore.list_with_delimiter)  # pyright: ignore[reportUnknownMemberType]
 _pages = cast("Callable[[Any, str], Any]", obstore.list)  # pyright: ignore[reportUnknownMemberType]
 
+_HEAD_BYTES: Final = 8
 _ASIDE: Final = "aside"
 _ATTEMPT_S: Final = "10s"
 _REFUSALS: Final = (
@@ -141,6 +142,28 @@ class ArchiveStore:
         path = self._path(partition, name)
         try:
             return await self._ask(lambda: bytes(obstore.get(self._store, path).bytes()))
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} is not there") from error
+
+    async def footer(self, partition: int, segment: StoredSegment) -> Footer:
+        """Return what a segment says of itself; only its end is fetched.
+
+        Raises:
+            DamagedError: It is not there, or its end is damaged.
+            UnavailableError: See `put`.
+            StoreRefusedError: See `put`.
+        """
+        path, size = self._path(partition, segment.name), segment.size
+        tail = await self._range(path, max(0, size - TAIL_BYTES), size)
+        start = footer_offset(tail)
+        if not 0 < start < size:
+            raise DamagedError(f"{path}: its footer would begin at byte {start:,} of {size:,}")
+        # As much is left before it as a segment has there, so that its offset says what it says.
+        return parse_footer(bytes(_HEAD_BYTES) + await self._range(path, start, size), _HEAD_BYTES)
+
+    async def _range(self, path: str, start: int, end: int) -> bytes:
+        try:
+            return await self._ask(lambda: bytes(obstore.get_range(self._store, path, start=start, end=end)))
         except FileNotFoundError as error:
             raise DamagedError(f"{path} is not there") from error
 

@@ -1,1 +1,1 @@
-"""Replay: the same handlers over the same stream, into another version of the state, beside the live one."""
+"""Replay: the same handlers over archive and stream, into another version of the state, beside the one that answers."""

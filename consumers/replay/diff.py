@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 from consumers.folding import MAX_AHEAD_US, entry_time_us
-from consumers.replay.shadow import SHADOW_VERSION, declared, scan
+from consumers.replay.keyspace import scan
 from consumers.runtime.committing import Standing, parse_standing
 from consumers.values import UnreadableValueError, unpack
+from consumers.versions import ALL_DAYS, Days, Replay, Versions
 from consumers.windows import DAY, LIFETIME, MARGINAL_RESOLUTIONS, RESOLUTIONS, day_name
 from pipeline.connection import AsyncServer
-from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys, UnitKeys
+from pipeline.keys import Keys, PartitionKeys, UnitKeys
 from pipeline.units import US_PER_S
 
 Fields: TypeAlias = dict[str, str]
@@ -53,22 +54,29 @@ class Diff:
         return not self.differences and not self.apart and self.windows > 0
 
 
-async def diff(server: AsyncServer, keys: Keys, partitions: int) -> Diff:
-    """Compare the shadow version with the live one.
+async def diff(server: AsyncServer, keys: Keys, partitions: int, versions: Versions, replay: Replay) -> Diff:
+    """Compare a replay with the base, for its days.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
     result = Diff()
-    for number in range(partitions):
-        for handler, kind in await declared(server, keys, number, SHADOW_VERSION):
-            if kind == "fold":
-                await _diff_unit(server, keys.partition(number), handler, result)
+    for partition in map(keys.partition, range(partitions)):
+        for handler in replay.handlers:
+            units = partition.unit(handler, versions.base(handler)), partition.unit(handler, replay.number)
+            await _diff_unit(server, partition, handler, units, replay.days, result)
     return result
 
 
-async def _diff_unit(server: AsyncServer, partition: PartitionKeys, handler: str, result: Diff) -> None:
-    live, shadow = partition.unit(handler, LIVE_VERSION), partition.unit(handler, SHADOW_VERSION)
+async def _diff_unit(  # noqa: PLR0913, PLR0917 - what is compared, and where the result goes
+    server: AsyncServer,
+    partition: PartitionKeys,
+    handler: str,
+    units: tuple[UnitKeys, UnitKeys],
+    days: Days,
+    result: Diff,
+) -> None:
+    live, shadow = units
     before = await _cursors(server, live, shadow)
     states = [await _state(server, unit) for unit in (live, shadow)]
     after = await _cursors(server, live, shadow)
@@ -81,9 +89,9 @@ async def _diff_unit(server: AsyncServer, partition: PartitionKeys, handler: str
         return
     await _note_cause(server, live, shadow, result)
     now_s = int((await server.call("TIME"))[0])
-    kept_from_s = await _wholly_retained_from(server, partition)
+    kept_from_s = await _wholly_retained_from(server, partition, shadow)
     for window in sorted(states[0].keys() | states[1].keys()):
-        if _compared(window, kept_from_s, now_s):
+        if _compared(window, days, kept_from_s, now_s):
             _compare(handler, partition.number, window, states, result)
         else:
             result.left_out += 1
@@ -120,8 +128,11 @@ async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, res
         result.causes.append(f"{live.name}: the recipes differ: live {texts[0]}; replay {texts[1]}")
 
 
-async def _wholly_retained_from(server: AsyncServer, partition: PartitionKeys) -> int:
-    """Return the first second from which windows hold events of retained entries only; 0 when nothing was trimmed."""
+async def _wholly_retained_from(server: AsyncServer, partition: PartitionKeys, shadow: UnitKeys) -> int:
+    """Return the first second from which windows hold events that both had; 0 where both had all there ever were."""
+    joined, base, skipped = await server.call("HMGET", shadow.cursor(), "joined", "base", "skipped")
+    if joined and base == skipped == b"0":
+        return 0
     trimmed = await server.call("HMGET", partition.counters(), "trimmed", "trimmed_foreign")
     if not any(int(events or 0) for events in trimmed):
         return 0
@@ -140,11 +151,13 @@ _WIDTHS: Final = {f"w:{r.name}": r for r in RESOLUTIONS} | {f"slow:{r.name}": r 
 _MARGINALS: Final = {r.name: r for r in MARGINAL_RESOLUTIONS}
 
 
-def _compared(window: str, kept_from_s: int, now_s: int) -> bool:
+def _compared(window: str, days: Days, kept_from_s: int, now_s: int) -> bool:
     parts = window.split(":")
     start_s = int(parts[-1])
     if parts[1] == LIFETIME:
-        return kept_from_s == 0
+        return kept_from_s == 0 and days == ALL_DAYS
+    if not days.cover(start_s):
+        return False
     resolution = _WIDTHS.get(":".join(parts[:2])) or _MARGINALS.get(parts[-2], DAY)
     return start_s >= kept_from_s and resolution.expires_at(start_s) > now_s + _ABOUT_TO_EXPIRE_S
 

@@ -6,6 +6,7 @@ Keeps:
   it for what it is if the stream still holds the same entries.
 - Behind a server that was put back the archive may hold what the stream has lost, and nobody counts any more. Such a
   segment is set aside, whole, and what of it the stream still has is archived again.
+- What ended before the unit was declared is history, of another server or of one that was emptied: it is left alone.
 - Nothing is overwritten or deleted: a frozen worker that thaws writes at most a segment that says what others say.
 """
 
@@ -17,6 +18,7 @@ from typing import Final
 from consumers.contract import ArchivedRange
 from consumers.folding import entry_time_us
 from consumers.runtime.batch import Cursor, Outcome
+from consumers.runtime.committing import Standing
 from consumers.runtime.effects import ArchiveEffect
 from consumers.runtime.unit import READ_ENTRIES, Position, Unit, UnitOptions
 from consumers.state import Delta
@@ -49,6 +51,11 @@ class ArchivingUnit(Unit):
         """What is gathered is a segment: while its store is away it waits, and nothing is added to it."""
         self._begun_at: Cursor | None = None
         """The cursor behind which entries are gathered; None where the archive is still to be looked at."""
+        self._declared_ms = 0
+
+    def _begin(self, standing: Standing) -> None:
+        super()._begin(standing)
+        self._declared_ms = standing.declared_ms
 
     async def _advance(self, position: Position, block_ms: int | None) -> int:
         if self._begun_at != position.cursor:
@@ -107,14 +114,20 @@ class ArchivingUnit(Unit):
         """Look at what the archive holds beyond the cursor; return what of it is the stream's next entries."""
         number, cursor = self.partition.number, position.cursor
         for segment in await self._archive.beyond(number, cursor.entry_id):
+            is_history = segment.name.last[0] < self._declared_ms
+            there = await self._still_there(cursor, segment)
+            if is_history and not there:
+                continue
             archived = list(await self._archive.entries(number, segment.name))
             beyond = [entry for entry in archived if parse_id(entry.entry_id) > parse_id(cursor.entry_id)]
-            same = beyond == await self._still_there(cursor, segment)
+            same = beyond == there
+            # What the stream has no more cannot be archived again: with the rest of it, it stays.
+            is_history = is_history and all(entry in beyond for entry in there)
             if same and beyond and len(beyond) == len(archived):
                 about = {**self._about(), "segment": str(segment.name)}
                 log.info("The archive holds a segment that nobody has committed; it is taken over", extra=about)
                 return _outcome_of(archived, cursor)
-            if not same:
+            if not same and not is_history:
                 await self._lay_aside(segment.name)
         return None
 

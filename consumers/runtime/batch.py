@@ -13,6 +13,7 @@ from msgspec import Struct
 from consumers.contract import Slice
 from consumers.folding import Folded
 from consumers.letters import DeadLetter, letter_of_bad_event, letter_of_entry
+from consumers.versions import Days
 from pipeline.errors import WireError
 from pipeline.wire import Frame, FrameDecoder, StoredEntry
 
@@ -108,9 +109,9 @@ def portions_of(
     return found
 
 
-def slices_of(portions: Sequence[Portion]) -> list[Slice]:
-    """Return what of a batch a handler can look at."""
-    return [Slice(p.frame, p.start, p.stop) for p in portions if isinstance(p.frame, Frame)]
+def slices_of(portions: Sequence[Portion], days: Days) -> list[Slice]:
+    """Return what of a batch a handler can look at, and is to."""
+    return [Slice(p.frame, p.start, p.stop, *days.as_us()) for p in portions if isinstance(p.frame, Frame)]
 
 
 def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> Outcome | None:

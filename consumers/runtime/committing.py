@@ -11,6 +11,7 @@ from consumers.runtime.batch import Cursor
 from consumers.runtime.effects import Effect
 from consumers.runtime.remembered import Remembered
 from consumers.state import Delta
+from consumers.versions import ALL_DAYS, Days
 from pipeline.connection import Arg, AsyncServer
 from pipeline.errors import RefusedError
 from pipeline.keys import PartitionKeys, UnitKeys
@@ -26,11 +27,21 @@ Source: TypeAlias = Literal["stream", "archive", "letters"]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a unit stands, the token of its state there, and how many owners have begun there one after another."""
+    """Where a unit stands, the token of its state there, and how many owners have begun there one after another.
+
+    It counts the events of `days`. Where there is a `join`, entries below it come from the archive: up to the entry
+    `archived`, or of segments that had ended when the archive of this stream began, at `archived_since_ms`. The unit
+    itself was declared at `declared_ms`, by the broker's clock.
+    """
 
     cursor: Cursor
     token: str
     starts: int
+    days: Days = ALL_DAYS
+    join: str = ""
+    declared_ms: int = 0
+    archived: str = ""
+    archived_since_ms: int = 0
 
 
 def parse_standing(flat: Sequence[bytes]) -> Standing:
@@ -47,7 +58,16 @@ def parse_standing(flat: Sequence[bytes]) -> Standing:
             "`sidestream handler retire` removes it, and a worker then counts anew what the stream retains"
         )
     cursor = Cursor(fields[b"id"].decode(), int(fields[b"index"]), fields[b"done"].decode())
-    return Standing(cursor, token.decode(), int(fields.get(b"starts", b"0")))
+    return Standing(
+        cursor,
+        token.decode(),
+        int(fields.get(b"starts", b"0")),
+        Days(int(fields.get(b"days_from", b"0")), int(fields.get(b"days_until", b"0"))),
+        fields.get(b"join", b"").decode(),
+        int(fields.get(b"declared", b"0")),
+        fields.get(b"archived", b"").decode(),
+        int(fields.get(b"archived_since", b"0")),
+    )
 
 
 def new_token() -> str:

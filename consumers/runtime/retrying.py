@@ -18,9 +18,10 @@ from consumers.contract import Slice
 from consumers.folding import Folded
 from consumers.letters import WHOLE_ENTRY, DeadLetter, frame_of, letter_of_bad_event
 from consumers.payload import OverflowingError
-from consumers.runtime.committing import Commit, Committer, new_token, parse_standing
+from consumers.runtime.committing import Commit, Committer, Standing, new_token, parse_standing
 from consumers.runtime.effects import UNLIMITED, Effect
 from consumers.runtime.remembered import Remembered, StateChangedError
+from consumers.versions import Days
 from pipeline.connection import AsyncServer
 from pipeline.errors import RefusedError, TransientError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
@@ -96,11 +97,12 @@ class Retrier:
         for tries in range(_TRIES):
             if tries:
                 await anyio.sleep(random.uniform(0, min(_PAUSE_S, 0.002 * tries)))  # noqa: S311 - jitter, no secret
-            folded = await self._effect.apply([candidate.piece for candidate in waiting], UNLIMITED)
+            standing = await self._standing()
+            folded = await self._effect.apply([_of_days(one.piece, standing.days) for one in waiting], UNLIMITED)
             failed = {(letter.entry_id, letter.index): letter for letter in folded.dead}
             good = [c for c in waiting if (c.letter.entry_id, c.letter.index) not in failed]
             try:
-                answer = await self._commit(good, folded) if good else "OK"
+                answer = await self._commit(standing, good, folded) if good else "OK"
             except OverflowingError as error:
                 await self._one_by_one(waiting, error, result)
                 return
@@ -150,12 +152,14 @@ class Retrier:
         entries = parse_entries(reply)
         return entries[0] if entries else None
 
-    async def _commit(self, good: Sequence[_Candidate], folded: Folded) -> str:
-        """Count what was folded, and take the letters away; return OK, STALE, or the id of one that is gone."""
+    async def _standing(self) -> Standing:
         flat = await self._server.call("HGETALL", self._keys.cursor())
         if not flat:
             raise RefusedError(f"{self._keys.name}, partition {self._partition.number}: the handler has never run here")
-        standing = parse_standing(flat)
+        return parse_standing(flat)
+
+    async def _commit(self, standing: Standing, good: Sequence[_Candidate], folded: Folded) -> str:
+        """Count what was folded, and take the letters away; return OK, STALE, or the id of one that is gone."""
         state = Remembered(self._server, self._keys, standing.token)
         try:
             payload = await self._committer.payload(state, folded.delta)
@@ -184,6 +188,10 @@ class Retrier:
                 )
             case _:
                 raise RefusedError(f"{self._keys.name}: the commit script refused its arguments: {answer} {rest}")
+
+
+def _of_days(piece: Slice, days: Days) -> Slice:
+    return Slice(piece.frame, piece.start, piece.stop, *days.as_us())
 
 
 def _note(

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +19,8 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
+from consumers.contract import Archive
+from consumers.register import read_versions
 from consumers.runtime.arbiter import Arbiter
 from consumers.runtime.archiving import ArchivingUnit
 from consumers.runtime.batch import Decoder
@@ -26,7 +29,9 @@ from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
+from consumers.runtime.replaying import ReplayUnit, Version
 from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
+from consumers.versions import ALL_DAYS, Replay, Versions
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
 from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
@@ -73,10 +78,16 @@ class WorkerOptions:
     recipe: an operator rolls a deploy back. `revive` is called, in a thread, while Redis is away: it may bring it back.
     A unit that does not progress for `stuck_after_s` seconds makes the worker unhealthy. A process that folds what may
     have ended other workers has `trial_timeout_s` seconds (`quarantine`).
+
+    A worker carries the base of each handler, and what has been replayed beside it; with a `version` it carries that
+    replay alone, from its beginning on. Each step of a unit is taken within `pace`, which may wait. `history` is the
+    archive that replays begin with.
     """
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
-    version: int = LIVE_VERSION
+    version: int | None = None
+    history: Archive | None = None
+    pace: Callable[[], AbstractAsyncContextManager[None]] = nullcontext[None]
     presence: dict[str, str] = field(default_factory=dict[str, str])
     adopt_recipe: bool = False
     revive: Callable[[], None] | None = None
@@ -108,38 +119,105 @@ class Worker:
         options: WorkerOptions | None = None,
     ) -> None:
         self.options = options or WorkerOptions()
-        self.units: list[Unit] = []
+        self.left = anyio.Event()
+        """Set when it has handed its leases back, or given up to."""
+        self._units: dict[str, Unit] = {}
+        """By the keys of their leases."""
         self._server = server
         self._keys = keys
         self._effects = list(effects)
         self._periodic = list(periodic)
-        self._unit_options = UnitOptions(
-            decoder=Decoder(len(self._effects)),
-            version=self.options.version,
-            adopt_recipe=self.options.adopt_recipe,
-            owner=self.options.name,
-            trial_timeout_s=self.options.trial_timeout_s,
-        )
+        self._unit_options: dict[int, UnitOptions] = {}
+        self._left_versions: frozenset[tuple[str, int]] = frozenset()
+        """Handlers of replays that are left to workers with their recipe."""
         self._stopping = anyio.Event()
         self._arbiter = Arbiter(server, keys, self.options.name)
         self._health = HealthWatch(time.monotonic(), self.options.stuck_after_s)
         self._fatal: SidestreamError | None = None
 
-    async def open(self) -> None:
-        """Learn the number of partitions; every unit declares itself at its first step.
+    @property
+    def units(self) -> list[Unit]:
+        """The units that it carries, or would where others did not."""
+        return list(self._units.values())
+
+    async def open(self) -> list[Unit]:
+        """Learn the partitions and versions, and return the units that are new; each declares itself at its first step.
 
         Raises:
             SidestreamError: Redis is away or refuses.
         """
         count = await read_partitions(self._server, self._keys)
-        for number in range(len(self.units) // max(1, len(self._effects)), count):
-            partition = self._keys.partition(number)
-            self.units += [self._unit(partition, effect) for effect in self._effects]
+        versions = await read_versions(self._server, self._keys)
+        carried = [(effect, *which) for effect in self._effects for which in self._carried(effect, versions)]
+        wanted: dict[str, Unit] = {}
+        new: list[Unit] = []
+        for partition in map(self._keys.partition, range(count)):
+            for effect, number, replay in carried:
+                key = partition.unit(effect.name, number).lease()
+                unit = self._units.get(key)
+                if unit is None:
+                    unit = self._unit(partition, effect, number, replay)
+                    new.append(unit)
+                elif isinstance(unit, ReplayUnit):
+                    unit.version = self._version(effect.name, number, replay)
+                wanted[key] = unit
+        gone = self._units.keys() - wanted.keys()
+        self._units = wanted
+        for key in sorted(gone & self._arbiter.held):
+            await self._arbiter.hand_back(key)
+        return new
 
-    def _unit(self, partition: PartitionKeys, effect: Effect) -> Unit:
+    def _carried(self, effect: Effect, versions: Versions) -> list[tuple[int, Replay | None]]:
+        """Return the versions of an effect that this worker carries, a base without its replay."""
+        only = self.options.version
+        if effect.kind != "fold":
+            return [] if only else [(LIVE_VERSION, None)]
+        recipe_hash, _ = effect.recipe()
+        base = versions.base(effect.name)
+        found: list[tuple[int, Replay | None]] = [(base, None)] if only in {None, base} else []
+        for one in versions.replays:
+            mine = one.number == only if only else one.progress != "building"
+            if mine and one.takes(effect.name, recipe_hash):
+                found.append((one.number, one))
+            elif mine and effect.name in one.handlers:
+                self._leave_version(effect.name, one.number)
+        return found
+
+    def _leave_version(self, handler: str, number: int) -> None:
+        if (handler, number) not in self._left_versions:
+            self._left_versions |= {(handler, number)}
+            about = {"unit": f"v{number}:{handler}"}
+            log.warning("A replayed version is left to workers with the recipe that it is computed with", extra=about)
+
+    def _unit(self, partition: PartitionKeys, effect: Effect, version: int, replay: Replay | None) -> Unit:
+        options = self._unit_options.get(version)
+        if options is None:
+            options = self._unit_options[version] = UnitOptions(
+                decoder=Decoder(len(self._effects)),
+                version=version,
+                adopt_recipe=self.options.adopt_recipe,
+                owner=self.options.name,
+                trial_timeout_s=self.options.trial_timeout_s,
+            )
         if isinstance(effect, ArchiveEffect):
-            return ArchivingUnit(self._server, partition, effect, self._unit_options)
-        return Unit(self._server, partition, effect, self._unit_options)
+            return ArchivingUnit(self._server, partition, effect, options)
+        if version != LIVE_VERSION:
+            return ReplayUnit(self._server, partition, effect, options, self._version(effect.name, version, replay))
+        return Unit(self._server, partition, effect, options)
+
+    def _version(self, handler: str, number: int, replay: Replay | None) -> Version:
+        async def known() -> bool:
+            born = replay.born if replay else ""
+            return (await read_versions(self._server, self._keys)).known(handler, number, born)
+
+        answers = replay is None or replay.progress == "swapped"
+        return Version(
+            days=replay.days if replay else ALL_DAYS,
+            born=replay.born if replay else "",
+            kind="fold" if answers else "replay",
+            known=known,
+            history=self.options.history,
+        )
 
     async def run_until_idle(self) -> int:
         """Carry every unit, without leases, until none finds an event; return how many events moved.
@@ -149,8 +227,7 @@ class Worker:
         Raises:
             SidestreamError: The first thing that goes wrong.
         """
-        if not self.units:
-            await self.open()
+        await self.open()
         total = 0
         while True:
             moved = 0
@@ -173,6 +250,11 @@ class Worker:
         """Return whether it does its work; from any thread."""
         return self._health.look(time.monotonic())
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to leave."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Ask the worker to finish what it has in hand and leave."""
         self._stopping.set()
@@ -192,6 +274,7 @@ class Worker:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await self._leave()
+            self.left.set()
         if self._fatal is not None:
             raise self._fatal
 
@@ -220,18 +303,15 @@ class Worker:
 
     async def _keep_leases(self, group: TaskGroup) -> None:
         outage = Outage("leases")
-        carried = 0
         due_s = 0.0
         while not self._stopping.is_set():
             pause_s = LOOK_S
             try:
                 due = not self._arbiter.held or time.monotonic() >= due_s
                 if due:
-                    # Partitions may have been added since the last look.
-                    await self.open()
-                    for unit in self.units[carried:]:
+                    # Partitions and versions may have been added since the last look, or taken away.
+                    for unit in await self.open():
                         group.start_soon(self._carry, unit)
-                    carried = len(self.units)
                 if await self._arbiter.renew(self._wanted(), self._presence(), due=due):
                     due_s = time.monotonic() + RENEW_S
                 outage.over()
@@ -259,7 +339,7 @@ class Worker:
         key, place = unit.keys.lease(), _place(unit)
         outage = Outage(f"{unit.keys.name}, partition {unit.partition.number}")
         checked_s = time.monotonic()
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._units.get(key) is unit:
             if key in self._arbiter.left:
                 await self._rest(PAUSE_S)
                 await self._try_again(unit)
@@ -269,7 +349,8 @@ class Worker:
                 continue
             try:
                 gone = unit.statistics.gone
-                moved = await unit.step(BLOCK_MS)
+                async with self.options.pace():
+                    moved = await unit.step(BLOCK_MS)
                 if moved:
                     checked_s = time.monotonic()
                 elif time.monotonic() - checked_s >= self.options.recheck_s:

@@ -11,7 +11,7 @@ Keeps:
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 
@@ -19,11 +19,12 @@ from consumers.folding import Folded
 from consumers.letters import WHOLE_ENTRY, DeadLetter, letter_of_event
 from consumers.payload import OverflowingError
 from consumers.runtime.batch import Cursor, Decoder, Outcome, Portion, outcome_of, portions_of, slices_of
-from consumers.runtime.committing import Commit, Committer, Standing, new_token, parse_standing
-from consumers.runtime.effects import VALUE_BUDGET, Effect
+from consumers.runtime.committing import Commit, Committer, Source, Standing, new_token, parse_standing
+from consumers.runtime.effects import VALUE_BUDGET, Effect, Start
 from consumers.runtime.quarantine import FATAL, TIMEOUT_S, Fatal, Quarantine, Tried
 from consumers.runtime.remembered import Remembered, StateChangedError
 from consumers.state import Delta
+from consumers.versions import ALL_DAYS, Days
 from pipeline.connection import Arg, AsyncServer
 from pipeline.errors import PermanentError, RefusedError, WireError
 from pipeline.keys import LIVE_VERSION, PartitionKeys
@@ -74,6 +75,25 @@ class UnitOptions:
     trial_turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a cursor begins: at the oldest entry of the stream, at its end, or with the archive; what it counts.
+
+    The archive's first entry is of `first_ms` (none: ""), and it was passed by `skipped` events; see `Standing` for
+    `archived` and `archived_since_ms`. `born` names the version, as none ever was named. `kind` says what trimming
+    makes of the unit, where that is not the effect's kind.
+    """
+
+    start: Start | Literal["archive"]
+    days: Days = ALL_DAYS
+    first_ms: int | Literal[""] = ""
+    skipped: int = 0
+    archived: str = ""
+    archived_since_ms: int = 0
+    born: str = ""
+    kind: str = ""
+
+
 @dataclass(slots=True)
 class Position:
     """Where the unit stands, and what it remembers of the state there."""
@@ -93,6 +113,7 @@ class Unit:
         self._server = server
         self._options = options
         self._position: Position | None = None
+        self._days = ALL_DAYS
         self._most_events = MOST_EVENTS
         self._committer = Committer(server, partition, self.keys, effect)
         tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
@@ -116,6 +137,7 @@ class Unit:
             SidestreamError: See `AsyncServer.call`.
         """
         recipe_hash, recipe = self.effect.recipe()
+        beginning = await self._beginning()
         keys = [
             self.partition.stream(),
             self.keys.cursor(),
@@ -126,18 +148,30 @@ class Unit:
         replaced = "adopt" if self._options.adopt_recipe else "leave"
         args: list[Arg] = [
             self.keys.name,
-            self.effect.kind,
-            self.effect.start,
+            beginning.kind or self.effect.kind,
+            beginning.start,
             recipe_hash,
             recipe,
             self.group,
             replaced,
             new_token(),
             self._options.owner,
+            beginning.days.from_s,
+            beginning.days.until_s,
+            beginning.first_ms,
+            beginning.skipped,
+            beginning.archived,
+            beginning.archived_since_ms,
+            beginning.born,
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         if answer == b"DROPPED":
             raise RefusedError(f"{self.keys.name}, partition {self.partition.number}: this version is being dropped")
+        if answer == b"OTHER":
+            raise RefusedError(
+                f"{self.keys.name}, partition {self.partition.number}: another version had this number before the "
+                "document of versions was lost; `sidestream replay drop` takes it away"
+            )
         standing = parse_standing(flat)
         if answer == b"OLDER":
             raise OlderRecipeError(
@@ -150,7 +184,12 @@ class Unit:
         self._begin(standing)
         return standing.cursor
 
+    async def _beginning(self) -> Beginning:
+        """Say where a cursor begins that is not there yet."""
+        return Beginning(self.effect.start)
+
     def _begin(self, standing: Standing) -> None:
+        self._days = standing.days
         watched = self._quarantine.watches
         self._quarantine.begin(standing.cursor, standing.starts)
         if self._quarantine.watches and not watched:
@@ -188,7 +227,7 @@ class Unit:
 
     async def _take(self, position: Position, entries: Sequence[StoredEntry], most_events: int) -> int:
         portions = self._portions(position, entries, most_events)
-        folded = await self.effect.apply(slices_of(portions))
+        folded = await self.effect.apply(slices_of(portions, self._days))
         return await self._commit(position, portions, folded)
 
     async def _take_carefully(self, position: Position, entries: Sequence[StoredEntry]) -> int:
@@ -255,7 +294,7 @@ class Unit:
         except StateChangedError:
             return self._refused("STALE", [])
         commit = Commit(
-            "stream",
+            self._source(outcome),
             position.cursor,
             outcome.cursor,
             outcome.events,
@@ -277,6 +316,10 @@ class Unit:
             log.warning("Keys of the state were deleted from outside; values are made whole again", extra=self._about())
             self._position = None
         return outcome.events
+
+    def _source(self, outcome: Outcome) -> Source:
+        del outcome
+        return "stream"
 
     def _about(self) -> dict[str, str | int]:
         return {"unit": self.keys.name, "partition": self.partition.number}

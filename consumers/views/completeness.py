@@ -3,7 +3,7 @@
 Keeps: what cannot be known is None, never 0; a number that could be larger says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
+from consumers.reader import StateReader
 from consumers.state import merge
 from consumers.views.accounting import UnitAccount, read_unit_account
 from consumers.views.status import SILENT_MS
-from consumers.windows import DAY_S, HOUR_S
+from consumers.windows import DAY, DAY_S, HOUR_S
 from pipeline.connection import AsyncServer, Command
 from pipeline.keys import Keys
 from pipeline.presence import Presence, read_presences
@@ -108,26 +109,22 @@ class Completeness(Struct, frozen=True):
         return any(account.handler == handler and account.declared for account in self.handlers)
 
 
-async def read_completeness(
-    server: AsyncServer, keys: Keys, partitions: int, covered_s: tuple[int, int]
-) -> Completeness:
-    """Read what figures of the range `covered_s` (seconds; losses are kept by the hour) may miss.
+async def read_completeness(reader: StateReader, covered_s: tuple[int, int]) -> Completeness:
+    """Read what figures of a reader and of the range `covered_s` (seconds; losses are kept by the hour) may miss.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
+    server, keys = reader.server, reader.keys
     presences = await read_presences(server, keys)
-    units = {
-        handler: [await read_unit_account(server, keys.partition(number), handler) for number in range(partitions)]
-        for handler in (METRICS, COST)
-    }
-    now_ms = max(account.now_ms for accounts in units.values() for account in accounts)
+    accounts = {handler: await _accounts(reader, handler, covered_s) for handler in (METRICS, COST)}
+    now_ms = max(account.now_ms for versions in accounts.values() for units in versions for account in units)
     alive = [presence for presence in presences if not presence.closed and now_ms - presence.at_ms <= SILENT_MS]
     waiting = sum(map(_not_appended, alive))
     losses = await _read_losses(server, keys, covered_s, now_ms // _MS_PER_S)
     at_least = losses.lost > 0 and len(alive) < len(presences)
     return Completeness(
-        handlers=[_handler_account(handler, accounts) for handler, accounts in units.items()],
+        handlers=[_handler_account(handler, versions) for handler, versions in accounts.items()],
         losses=msgspec.structs.replace(losses, lost_at_least=at_least),
         waiting=waiting,
         at_risk=sum(map(_not_appended, presences)) - waiting,
@@ -138,19 +135,36 @@ def _not_appended(presence: Presence) -> int:
     return presence.buffered + presence.spooled + presence.in_flight + presence.unknown
 
 
-def _handler_account(handler: str, accounts: Sequence[UnitAccount]) -> HandlerAccount:
+async def _accounts(reader: StateReader, handler: str, covered: tuple[int, int]) -> list[list[UnitAccount]]:
+    """Return the accounts of a handler's units in each version that answers for some day of a range."""
+    days = range(DAY.start_of(covered[0]), max(covered[1], covered[0] + 1), DAY.width_s)
+    versions = sorted({reader.versions.answering(handler, day_s) for day_s in days})
+    partitions = [reader.keys.partition(number) for number in range(reader.partitions)]
+    return [
+        [await read_unit_account(reader.server, partition, handler, version=version) for partition in partitions]
+        for version in versions
+    ]
+
+
+def _handler_account(handler: str, versions: Sequence[Sequence[UnitAccount]]) -> HandlerAccount:
+    """Return the account of a handler; each version takes all events, so of several the worst off counts."""
+    accounts = [account for version in versions for account in version]
+
+    def most(of: Callable[[UnitAccount], int]) -> int:
+        return max(sum(map(of, version)) for version in versions)
+
     return HandlerAccount(
         handler=handler,
-        partitions=len(accounts),
-        declared=sum(account.declared for account in accounts),
+        partitions=len(versions[0]),
+        declared=min(sum(account.declared for account in version) for version in versions),
         as_of_ms=min(account.committed_to_ms for account in accounts),
         since_ms=max(account.since_ms for account in accounts),
-        outstanding=sum(account.outstanding for account in accounts),
+        outstanding=most(lambda account: account.outstanding),
         outstanding_at_least=any(account.outstanding_at_least for account in accounts),
-        dead_letters=sum(account.dead_letters for account in accounts),
-        skipped=sum(account.skipped for account in accounts),
-        expired=sum(account.expired for account in accounts),
-        foreign=sum(account.foreign for account in accounts),
+        dead_letters=most(lambda account: account.dead_letters),
+        skipped=most(lambda account: account.skipped),
+        expired=most(lambda account: account.expired),
+        foreign=most(lambda account: account.foreign),
     )
 
 

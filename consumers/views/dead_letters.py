@@ -20,6 +20,13 @@ class StoredLetter(Struct, frozen=True):
     partition: int
     letter_id: str
     letter: DeadLetter
+    version: int = LIVE_VERSION
+    """Of the state whose handler could not take it."""
+
+    @property
+    def unit(self) -> str:
+        """Its handler, with the version where that is not the first."""
+        return self.handler if self.version == LIVE_VERSION else f"{self.handler} v{self.version}"
 
 
 async def read_dead_letters(
@@ -32,11 +39,11 @@ async def read_dead_letters(
     """
     found: list[StoredLetter] = []
     for number in range(partitions):
-        for name in await _handlers(server, keys, number):
+        for name, version in await _handlers(server, keys, number):
             if handler in {None, name}:
-                unit = keys.partition(number).unit(name, LIVE_VERSION)
+                unit = keys.partition(number).unit(name, version)
                 rows = await server.call("XREVRANGE", unit.dead_letters(), "+", "-", "COUNT", most)
-                found += [_letter(name, number, row[0], row[1]) for row in rows]
+                found += [_letter((name, version), number, row[0], row[1]) for row in rows]
     return sorted(found, key=lambda letter: _order(letter.letter_id), reverse=True)
 
 
@@ -48,10 +55,10 @@ async def find_dead_letter(server: AsyncServer, keys: Keys, partitions: int, let
     """
     found: list[StoredLetter] = []
     for number in range(partitions):
-        for name in await _handlers(server, keys, number):
-            unit = keys.partition(number).unit(name, LIVE_VERSION)
+        for name, version in await _handlers(server, keys, number):
+            unit = keys.partition(number).unit(name, version)
             rows = await server.call("XRANGE", unit.dead_letters(), letter_id, letter_id)
-            found += [_letter(name, number, row[0], row[1]) for row in rows]
+            found += [_letter((name, version), number, row[0], row[1]) for row in rows]
     return found
 
 
@@ -83,13 +90,13 @@ async def select_dead_letters(
         SidestreamError: See `AsyncServer.call`.
     """
     for number in range(partitions):
-        for name in await _handlers(server, keys, number):
+        for name, version in await _handlers(server, keys, number):
             if wanted.handler not in {None, name}:
                 continue
-            unit = keys.partition(number).unit(name, LIVE_VERSION)
+            unit = keys.partition(number).unit(name, version)
             after = "-"
             while rows := await server.call("XRANGE", unit.dead_letters(), after, "+", "COUNT", _PAGE):
-                page = [_letter(name, number, row[0], row[1]) for row in rows]
+                page = [_letter((name, version), number, row[0], row[1]) for row in rows]
                 after = f"({page[-1].letter_id}"
                 if some := [stored for stored in page if wanted.fits(stored)]:
                     yield some
@@ -101,17 +108,19 @@ async def declared_handlers(server: AsyncServer, keys: Keys, partitions: int) ->
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
-    return sorted({name for number in range(partitions) for name in await _handlers(server, keys, number)})
+    return sorted({name for number in range(partitions) for name, _ in await _handlers(server, keys, number)})
 
 
-async def _handlers(server: AsyncServer, keys: Keys, number: int) -> list[str]:
+async def _handlers(server: AsyncServer, keys: Keys, number: int) -> list[tuple[str, int]]:
+    """Return what is declared in a partition, as handler and version."""
     names = await server.call("HKEYS", keys.partition(number).handlers())
-    prefix = f"v{LIVE_VERSION}:"
-    return sorted(name.decode().removeprefix(prefix) for name in names if name.decode().startswith(prefix))
+    units = [name.decode().partition(":") for name in names]
+    return sorted((handler, int(version.removeprefix("v"))) for version, _, handler in units)
 
 
-def _letter(handler: str, partition: int, letter_id: bytes, flat: Sequence[bytes]) -> StoredLetter:
-    return StoredLetter(handler, partition, letter_id.decode(), parse_letter(flat))
+def _letter(unit: tuple[str, int], partition: int, letter_id: bytes, flat: Sequence[bytes]) -> StoredLetter:
+    handler, version = unit
+    return StoredLetter(handler, partition, letter_id.decode(), parse_letter(flat), version)
 
 
 def parse_letter(flat: Sequence[bytes]) -> DeadLetter:

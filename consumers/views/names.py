@@ -96,8 +96,7 @@ async def measures_of(  # noqa: PLR0913 - a query: of which state, when, whose, 
 async def _each_place(
     reader: StateReader, handler: str, windows: Sequence[Window], command: Callable[[UnitKeys, Window], Command]
 ) -> list[Reply]:
-    units = [reader.keys.partition(number).unit(handler, reader.version) for number in range(reader.partitions)]
-    commands = [command(unit, window) for unit in units for window in windows]
+    commands = [command(unit, window) for window in windows for unit in reader.units(handler, window[1])]
     replies: list[Reply] = []
     for first in range(0, len(commands), _AT_ONCE):
         replies += await reader.server.all(commands[first : first + _AT_ONCE])

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from consumers import measures as code
 from consumers.reader import Operation, StateReader
+from consumers.register import read_versions
 from consumers.state import OTHER, Measures
 from consumers.views.completeness import COST, METRICS, Completeness, read_completeness
 from consumers.views.figures import Cells, Figures, Group, cover_names, figures_of, groups_of, known_cost, span
@@ -161,8 +162,8 @@ async def read_report(  # noqa: PLR0913 - a query and what it asks for, by name
         raise ValueError(f"the range is empty: it begins at {asked.from_s} and ends at {asked.until_s}")
     windows, names = _windows(asked, now_s)
     partitions = await read_partitions(server, keys)
-    completeness = await read_completeness(server, keys, partitions, span(names))
-    reader = StateReader(server, keys, partitions)
+    reader = StateReader(server, keys, partitions, await read_versions(server, keys))
+    completeness = await read_completeness(reader, span(names))
     of_metrics = await reader.cells(METRICS, windows)
     of_cost = await reader.cells(COST, windows)
     rows, left_out = await _rows(reader, names, completeness, by, most)

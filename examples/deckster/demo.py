@@ -25,8 +25,11 @@ from rich.table import Table
 
 from consumers.alerts.store import read_alerts, read_incidents
 from consumers.reader import StateReader
+from consumers.register import read_versions
+from consumers.replay.beginning import Asked
 from consumers.replay.diff import diff
-from consumers.replay.shadow import replay
+from consumers.replay.running import replay_until_idle
+from consumers.versions import ALL_DAYS
 from consumers.views.report import Report, read_report
 from consumers.views.status import Status, read_status
 from examples.deckster.clients import drive
@@ -261,11 +264,12 @@ async def _account(scene: Scene) -> list[str]:
     dead = sum(account.dead for account in status.accounts)
     if dead:
         findings.append(f"{dead} dead letters")
-    replayed = await replay(scene.server, scene.keys, fold_effects())
-    result = await diff(scene.server, scene.keys, await scene.partitions())
+    place = scene.server, scene.keys, await scene.partitions()
+    begun, events = await replay_until_idle(*place, Asked(fold_effects(), ALL_DAYS))
+    result = await diff(*place, await read_versions(scene.server, scene.keys), begun)
     if result.equal:
         scene.out.print(
-            f"Replayed {replayed.events:,} handler-events from the stream into a second state: equal bit by bit, "
+            f"Replayed {events:,} handler-events from the stream into a second state: equal bit by bit, "
             f"{result.windows:,} windows, {result.fields:,} fields."
         )
     else:
@@ -310,7 +314,7 @@ def _say(scene: Scene, sentence: str) -> None:
 
 def _say_kept(scene: Scene, folder: Path) -> None:
     scene.out.print(f"\nKept in {folder}. Look again:", markup=False, soft_wrap=True)
-    for command in ("report --since 24h --by model", "status", "replay diff"):
+    for command in ("report --since 24h --by model", "status", "replay diff --bits"):
         line = f"  SIDESTREAM_DATA_DIR={folder / 'data'} .venv/bin/sidestream {command} --namespace demo"
         scene.out.print(line, markup=False, soft_wrap=True)
 

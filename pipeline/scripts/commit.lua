@@ -6,6 +6,7 @@
 --   the cursor is the commit: from one cursor exactly one batch is ever applied;
 --   the token names the state: values are written only over the state that they were made from;
 --   everything that can fail is checked before the first write, for Lua does not roll back;
+--   what an archive gives lies below the join, and is no more among the events before the unit;
 --   values are opaque here, and counters travel as decimal strings from the worker to HINCRBY: no double holds them.
 -- KEYS  1 stream  2 cursor  3 dead letters  4.. state keys, by position
 -- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry  6 whole entries passed
@@ -40,8 +41,7 @@ local function behind(left, right)
 end
 
 local cursor = redis.call('HMGET', KEYS[2], 'id', 'index', 'recipe', 'committed', 'known', 'foreign', 'dead', 'expired',
-  'entries', 'token', 'at',
-  'dead_bytes')
+  'entries', 'token', 'at', 'dead_bytes', 'base', 'join')
 if cursor[1] ~= ARGV[1] or cursor[2] ~= ARGV[2] or cursor[10] ~= ARGV[16] then
   return { 'STALE', cursor[1] or '', cursor[2] or '' }
 end
@@ -73,7 +73,9 @@ local of_letters = ARGV[9] == 'letters'
 if of_letters and (ARGV[3] ~= ARGV[1] or from_index ~= to_index) then
   return { 'BAD', 'letters move no cursor' }
 end
-if not of_letters and not inside and not behind(ARGV[3], ARGV[1]) then
+-- Who moves without an event has reached the archive's end: from there on the stream gives the entries.
+local joins = ARGV[9] == 'archive' and ARGV[12] == '0' and ARGV[13] == '0' and ARGV[15] == '0' and to_index == 0
+if not of_letters and not inside and not behind(ARGV[3], ARGV[1]) and not (joins and ARGV[3] == ARGV[1]) then
   return { 'BAD', 'the cursor would go back' }
 end
 if ARGV[9] == 'stream' then
@@ -88,6 +90,15 @@ if ARGV[9] == 'stream' then
   end
   if producer ~= ARGV[7] or first ~= ARGV[8] then
     return { 'GONE' }
+  end
+end
+local of_archive = ARGV[9] == 'archive'
+if of_archive then
+  if not match(cursor[13] or '', '^%-?%d+$') or #cursor[13] > MOST_DIGITS then
+    return { 'BAD', KEYS[2] }
+  end
+  if not match(cursor[14] or '', '^%d+%-%d+$') or not behind(cursor[14], ARGV[3]) then
+    return { 'BAD', 'at and behind the join entries come from the stream' }
   end
 end
 
@@ -233,6 +244,20 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[2], 'id', ARGV[3], 'index', ARGV[4], 'done', ARGV[5], 'starts', '0',
   'at', string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)))
+if of_archive then
+  -- They were among the events before it, and among the entries that the group counts as read.
+  if joins then
+    redis.call('HSET', KEYS[2], 'joined', cursor[14])
+    redis.call('HDEL', KEYS[2], 'join')
+  end
+  for _, i in ipairs({ 12, 13, 15 }) do
+    if ARGV[i] ~= '0' then
+      redis.call('HINCRBY', KEYS[2], 'base', '-' .. ARGV[i])
+    end
+  end
+  redis.call('HINCRBY', KEYS[2], 'base', ARGV[14])
+  return { 'OK', expired, created }
+end
 local entries = redis.call('HINCRBY', KEYS[2], 'entries', ARGV[6])
 
 -- The group only mirrors the cursor for other people's tools: where it cannot, the commit stands all the same.

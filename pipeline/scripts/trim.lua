@@ -5,9 +5,10 @@
 --   an entry that a sink has not taken goes only beyond the sink's budget: then the sink's cursor moves behind it, and its
 --   events are counted as skipped, so that every event of every unit still has its place; an archive likewise, by a
 --   budget of its own;
+--   a replay that answers for nothing yet holds the stream like a fold handler, but while memory is short it is passed;
 --   everything that can fail is checked before the first write, for Lua does not roll back.
 -- KEYS  1 stream  2 counters  3 handlers  4.. cursors of all declared units
--- ARGV  1 ms that an entry is kept, whoever has taken it  2 ms and 3 bytes of the stream that a sink may hold
+-- ARGV  1 ms that an entry is kept, whoever has taken it; 0: memory is short  2 ms and 3 bytes of the stream that a sink may hold
 --       4 ms and 5 bytes that an archive may hold
 --       6 most entries  7 most bytes of entries to look through  8.. names of the declared units, as their cursors
 -- Answers  {OK, entries, events, of these foreign, 1 where a bound ended the call else 0, unit, events it was passed, ...}
@@ -84,6 +85,7 @@ end
 local BUDGETS = {
   sink = { ms = tonumber(ARGV[2]), bytes = tonumber(ARGV[3]) },
   archive = { ms = tonumber(ARGV[4]), bytes = tonumber(ARGV[5]) },
+  replay = ARGV[1] == '0' and { ms = 0, bytes = 0 } or nil,
 }
 
 -- The last id that no fold handler needs (nil: there is none), and the sinks, each with what a pass would change.
@@ -102,7 +104,7 @@ for i = FIXED_KEYS + 1, #KEYS do
       return { 'BAD', KEYS[i] }
     end
   end
-  if kind ~= 'sink' and kind ~= 'archive' then
+  if not BUDGETS[kind] then
     -- Without its cursor it will begin anew, with the oldest entry.
     local done = declared and cursor[3] or '0-0'
     if not last or behind(last, done) then

@@ -204,7 +204,7 @@ async def _retry(session: Session, wanted: Wanted) -> Retried:
             if effect is None:
                 outcome.still.update({s.letter_id: f"{s.handler} is not configured here" for s in page})
                 continue
-            retrier = Retrier(session.server, session.keys.partition(page[0].partition), effect)
+            retrier = Retrier(session.server, session.keys.partition(page[0].partition), effect, page[0].version)
             await retrier.retry([(stored.letter_id, stored.letter) for stored in page], outcome)
     finally:
         for effect in effects.values():
@@ -218,7 +218,7 @@ async def _purge(session: Session, wanted: Wanted, *, yes: bool) -> tuple[int, i
         if not yes:
             letters, events = letters + len(page), events + sum(stored.letter.events for stored in page)
             continue
-        unit = session.keys.partition(page[0].partition).unit(page[0].handler)
+        unit = session.keys.partition(page[0].partition).unit(page[0].handler, page[0].version)
         gone = await session.server.run(
             script("discard"), [unit.cursor(), unit.dead_letters()], [stored.letter_id for stored in page]
         )
@@ -249,6 +249,7 @@ def _row(stored: StoredLetter) -> dict[str, str | int]:
     letter = stored.letter
     return {
         "handler": stored.handler,
+        "version": stored.version,
         "partition": stored.partition,
         "letter_id": stored.letter_id,
         "entry_id": letter.entry_id,
@@ -270,7 +271,7 @@ def _table(letters: list[StoredLetter]) -> Table:
         letter = stored.letter
         table.add_row(
             stored.letter_id,
-            stored.handler,
+            stored.unit,
             str(stored.partition),
             letter.entry_id,
             "all" if letter.index == WHOLE_ENTRY else str(letter.index),
@@ -284,7 +285,7 @@ def _table(letters: list[StoredLetter]) -> Table:
 def _show(stored: StoredLetter) -> None:
     out, letter = console(), stored.letter
     place = "the whole entry" if letter.index == WHOLE_ENTRY else f"event {letter.index}"
-    out.print(f"{stored.letter_id}  {stored.handler}, partition {stored.partition}", style="bold", markup=False)
+    out.print(f"{stored.letter_id}  {stored.unit}, partition {stored.partition}", style="bold", markup=False)
     out.print(f"  where   entry {letter.entry_id}, {place} ({counted(letter.events, 'event')})", markup=False)
     out.print(f"  why     {harmless(f'{letter.code}: {letter.reason}')}", markup=False)
     out.print(f"  bytes   {harmless(_readable(letter))}", markup=False)

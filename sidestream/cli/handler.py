@@ -8,6 +8,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from consumers.register import read_versions
 from consumers.removal import HeldError, holders, retire, survey_unit
 from consumers.views.handlers import HandlerHold, read_handlers
 from pipeline.errors import SettingsError
@@ -76,9 +77,23 @@ def retire_handler(
         if not _NAME.fullmatch(name):
             raise SettingsError(f"{name!r} is no name of a handler; `sidestream handler ls` lists them")
         async with open_session(Place(namespace, redis_url)) as session:
+            await _check_version(session, name, version)
             return await _retire(session, f"v{version}:{name}", yes=yes, as_json=as_json)
 
     run_async(command)
+
+
+async def _check_version(session: Session, handler: str, version: int) -> None:
+    """See that nothing is retired that the document of versions has, or has buried.
+
+    Raises:
+        SettingsError: It is a replay's, or a gravestone.
+    """
+    versions = await read_versions(session.server, session.keys)
+    if version in versions.all(handler) and version != versions.base(handler):
+        raise SettingsError(f"version {version} of {handler} is a replay: `sidestream replay drop {version}`")
+    if version < versions.base(handler):
+        raise SettingsError(f"version {version} of {handler} was dropped; version {versions.base(handler)} is its base")
 
 
 async def _retire(session: Session, unit: str, *, yes: bool, as_json: bool) -> int:

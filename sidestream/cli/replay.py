@@ -1,80 +1,545 @@
-"""`sidestream replay`: fold the retained stream again, beside the live state, and compare."""
+"""`sidestream replay`: the same handlers over archive and stream again, beside what answers; compare, swap."""
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+from consumers.archive.archive import SegmentArchive
+from consumers.register import read_versions
+from consumers.replay.beginning import Asked, begin, building, check_recipes
+from consumers.replay.changes import ALL, Change, Changes, read_changes
+from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import MOST_SHOWN, Diff, diff
-from consumers.replay.shadow import drop, replay
+from consumers.replay.dropping import drop, plan_drop, survey_drop
+from consumers.replay.plan import Plan, read_plan
+from consumers.replay.progress import ReplayProgress, Shelf, read_progress, read_shelf
+from consumers.replay.running import Running, Told
+from consumers.runtime.effects import Effect
+from consumers.versions import Days, Replay, Versions, VersionsError
+from consumers.windows import DAY
+from pipeline.errors import SettingsError
+from sidestream.cli.human import NOTHING, counted, duration, harmless, instant, size
+from sidestream.cli.removals import print_survey
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
     Namespace,
     Place,
     RedisUrl,
+    Session,
     console,
+    environment,
     open_session,
     print_json,
     run_async,
 )
-from sidestream.compose import fold_effects
+from sidestream.cli.signals import until_signal
+from sidestream.compose import fold_effects, history
 
-app = typer.Typer(no_args_is_help=True, help="Fold the retained stream again, beside the live state, and compare.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Compute history anew, beside what answers now: plan, run, compare, swap in, roll back.",
+)
 
-SCHEMA = "sidestream.replay-diff/1"
+SCHEMA: Final = "sidestream.replay/2"
+_US_PER_S: Final = 1_000_000
+
+Handlers = Annotated[
+    list[str] | None, typer.Option("--handler", help="Only this handler; may be repeated. Default: metrics and cost.")
+]
+FirstDay = Annotated[str | None, typer.Option("--from", help="First day of event time (UTC), as 2026-11-01.")]
+LastDay = Annotated[str | None, typer.Option("--to", help="Last day of event time (UTC); it is among them.")]
+WithArchive = Annotated[
+    bool,
+    typer.Option("--archive/--no-archive", help="Begin with the archive of SIDESTREAM_ARCHIVE_URL, where it is set."),
+]
+Number = Annotated[int | None, typer.Argument(metavar="[VERSION]", help="Which version; where there is one, that.")]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Also where what would answer is behind, or lacks events.")]
+
+
+@app.command("plan")
+def plan_replay(
+    *,
+    handler: Handlers = None,
+    first: FirstDay = None,
+    last: LastDay = None,
+    archive: WithArchive = True,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Say what a replay would read, how long it would take, how much memory, and what is no longer there.
+
+    Nothing is changed. Exit code 1 where something is missing or damaged.
+    """
+
+    async def command() -> int:
+        days, effects = _days(first, last), _effects(handler)
+        async with open_session(Place(namespace, redis_url)) as session:
+            past = _history(session, archive=archive)
+            plan = await read_plan(
+                session.server, session.keys, session.partitions, effects, days, past.store if past else None
+            )
+        if as_json:
+            print_json(
+                _json({"plan": plan, "events": plan.events, "seconds": round(plan.seconds), "missing": plan.missing})
+            )
+        else:
+            _print_plan(console(), plan)
+        damaged = any(one.damaged_segments for one in plan.partitions)
+        return EXIT_FINDING if plan.missing or damaged or plan.foreign_partitions else 0
+
+    run_async(command)
 
 
 @app.command("run")
-def run_replay(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
-    """Fold everything the stream retains into a second version of the state."""
+def run_replay(
+    *,
+    handler: Handlers = None,
+    first: FirstDay = None,
+    last: LastDay = None,
+    archive: WithArchive = True,
+    rate: Annotated[int | None, typer.Option(min=1, help="Most events a second of this process.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on when it has caught up: where no worker has its recipe.")
+    ] = False,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Compute a new version, or go on with the one that is being built, until it has caught up with the stream.
+
+    Start it again after whatever has ended it; start it elsewhere too, and they share the work.
+    """
+
+    async def command() -> int:
+        days, effects = _days(first, last), _effects(handler)
+        async with open_session(Place(namespace, redis_url)) as session:
+            replay = await _begun(session, effects, days, asks=bool(handler or first or last), archive=archive)
+            replay, progress = await _carry(session, replay, rate, follow=follow, archive=archive, quiet=as_json)
+        if as_json:
+            print_json(_json({"replay": replay, "events": progress.taken, "behind_ms": progress.behind_ms}))
+        elif replay.progress == "building":
+            console().print(f"Left version {replay.number}; `sidestream replay run` goes on with it.")
+        else:
+            console().print(
+                f"Version {replay.number} has caught up: {progress.taken:,} events. Workers carry it on. "
+                f"Compare with `sidestream replay diff`, then `sidestream replay swap`."
+            )
+        return 0
+
+    run_async(command)
+
+
+@app.command("status")
+def show_status(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
+    """Show which version answers for what, and how far replays are.
+
+    Exit code 1 where a replay lacks events, or one that answers is behind.
+    """
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:
-            done = await replay(session.server, session.keys, fold_effects())
+            versions = await read_versions(session.server, session.keys)
+            rows = [(one, await _progress_of(session, one)) for one in versions.replays]
+            ahead = [await _ahead(session, one, progress) for one, progress in rows]
         if as_json:
-            print_json(
-                msgspec.json.encode({"schema": "sidestream.replay/1", "events": done.events, "version": done.version})
-            )
+            replays = [
+                {"replay": one, "units": progress.units, "ahead": left}
+                for (one, progress), left in zip(rows, ahead, strict=True)
+            ]
+            print_json(_json({"bases": versions.bases, "replays": replays}))
         else:
-            console().print(
-                f"Replayed {done.events} handler-events into version {done.version} of the state. "
-                "Compare with `sidestream replay diff`."
-            )
-        return 0
+            _print_status(console(), versions, rows, ahead)
+        bad = any(p.passed or (one.progress == "swapped" and not p.follows) for one, p in rows)
+        return EXIT_FINDING if bad else 0
 
     run_async(command)
 
 
 @app.command("diff")
-def diff_replay(*, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
-    """Compare the replayed state with the live one, bit by bit; exit 1 where they differ."""
+def diff_replay(
+    number: Number = None,
+    *,
+    bits: Annotated[bool, typer.Option("--bits", help="Compare every field of every window, bit by bit.")] = False,
+    most: Annotated[int, typer.Option(min=1, help="How many differences to print.")] = MOST_SHOWN,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Show what a swap would change, per day, dimension and measure; exit code 1 where something would.
+
+    With --bits: whether both are the same to the last bit, at equal cursors, wherever that is promised.
+    """
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:
-            result = await diff(session.server, session.keys, session.partitions)
+            versions = await read_versions(session.server, session.keys)
+            replay = _chosen(versions, number)
+            place = session.server, session.keys, session.partitions
+            exact = await diff(*place, versions, replay)
+            changes = Changes(0, [], [], []) if bits else await read_changes(*place, versions, replay)
         if as_json:
-            print_json(msgspec.json.encode({"schema": SCHEMA, "equal": result.equal, **_fields(result)}))
+            fields = _bits(exact) if bits else {"causes": exact.causes, **msgspec.to_builtins(changes)}
+            equal = exact.equal if bits else not changes.changes
+            print_json(_json({"version": replay.number, "equal": equal, **fields}))
+        elif bits:
+            _print_bits(console(), exact, most)
         else:
-            _print(console(), result)
-        return 0 if result.equal else EXIT_FINDING
+            _print_changes(console(), replay, changes, exact.causes, most)
+        return (0 if exact.equal else EXIT_FINDING) if bits else (EXIT_FINDING if changes.changes else 0)
 
     run_async(command)
 
 
-@app.command("drop")
-def drop_replay(*, namespace: Namespace = None, redis_url: RedisUrl = None) -> None:
-    """Delete the replayed version; the live one is untouched."""
+@app.command("swap")
+def swap_replay(
+    number: Number = None,
+    *,
+    anyway: Anyway = False,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Let a replay answer for its handlers and days: in one write, for all readers. `replay rollback` takes it back."""
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:
-            gone = await drop(session.server, session.keys, session.partitions)
-        console().print(f"Deleted {gone} keys of the replayed version.")
+            replay = _chosen(await read_versions(session.server, session.keys), number)
+            versions = await swap(session.server, session.keys, session.partitions, replay.number, anyway=anyway)
+        if as_json:
+            print_json(_json({"versions": versions}))
+        else:
+            console().print(
+                f"Version {replay.number} answers for {', '.join(replay.handlers)}, {replay.days}. "
+                f"The one before goes on beside it: `sidestream replay rollback` takes the swap back."
+            )
         return 0
 
     run_async(command)
 
 
-def _fields(result: Diff) -> dict[str, object]:
+@app.command("rollback")
+def roll_back(
+    *, anyway: Anyway = False, as_json: AsJson = False, namespace: Namespace = None, redis_url: RedisUrl = None
+) -> None:
+    """Take the latest swap back: in one write, for all readers."""
+
+    async def command() -> int:
+        async with open_session(Place(namespace, redis_url)) as session:
+            versions, number = await rollback(session.server, session.keys, session.partitions, anyway=anyway)
+        if as_json:
+            print_json(_json({"versions": versions}))
+        else:
+            console().print(
+                f"Version {number} answers no more; it goes on, and `sidestream replay swap` brings it back."
+            )
+        return 0
+
+    run_async(command)
+
+
+@app.command("drop")
+def drop_version(
+    number: Number = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Delete a version that answers for nothing: a replay, or what a replay has replaced. It cannot be undone."""
+
+    async def command() -> int:
+        async with open_session(Place(namespace, redis_url)) as session:
+            versions = await read_versions(session.server, session.keys)
+            place = session.server, session.keys, session.partitions
+            dropping = await plan_drop(*place, _chosen(versions, number).number if number is None else number)
+            survey = await survey_drop(*place, dropping)
+            gone = await drop(*place, dropping) if yes else 0
+        if as_json:
+            print_json(
+                _json({"done": yes, "dropping": dropping, "keys": gone if yes else survey.keys, "bytes": survey.bytes})
+            )
+            return 0
+        out = console()
+        units = ", ".join(f"version {version} of {handler}" for version, handler in dropping.units)
+        out.print(f"{'Deleted' if yes else 'Would delete'} {units}, {counted(survey.keys, 'key')}:", markup=False)
+        print_survey(out, survey)
+        if dropping.heir:
+            out.print(f"Version {dropping.heir} {'is' if yes else 'would be'} what it was swapped in for.")
+        if not yes:
+            out.print("Nothing has been changed; --yes does it.")
+        return 0
+
+    run_async(command)
+
+
+# What is asked for
+
+
+def _days(first: str | None, last: str | None) -> Days:
+    from_s = _day(first, "--from") if first else 0
+    until_s = _day(last, "--to") + DAY.width_s if last else 0
+    if until_s and from_s >= until_s:
+        raise SettingsError(f"--to {last} is before --from {first}")
+    return Days(from_s, until_s)
+
+
+def _day(text: str, option: str) -> int:
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise SettingsError(f"{option} {text!r}: a day is written like 2026-11-01") from None
+
+
+def _effects(handlers: Sequence[str] | None) -> list[Effect]:
+    found = fold_effects()
+    names = [effect.name for effect in found]
+    for name in handlers or ():
+        if name not in names:
+            raise SettingsError(f"--handler {name!r}: nothing of it can be replayed; known are {', '.join(names)}")
+    return [effect for effect in found if not handlers or effect.name in handlers]
+
+
+def _history(session: Session, *, archive: bool) -> SegmentArchive | None:
+    return history(environment(), session.keys.namespace) if archive else None
+
+
+def _chosen(versions: Versions, number: int | None) -> Replay:
+    if number is not None:
+        return versions.replay(number)
+    if len(versions.replays) == 1:
+        return versions.replays[0]
+    known = ", ".join(str(one.number) for one in versions.replays)
+    raise VersionsError(
+        f"say which version: {known}" if known else "there is no replay: `sidestream replay run` begins one"
+    )
+
+
+async def _begun(session: Session, effects: Sequence[Effect], days: Days, *, asks: bool, archive: bool) -> Replay:
+    """Return the replay that is being built, or begin one."""
+    found = building(await read_versions(session.server, session.keys))
+    if found is None:
+        asked = Asked(effects, days, _history(session, archive=archive))
+        await _check_partitions(session, asked)
+        return await begin(session.server, session.keys, session.partitions, asked)
+    if asks and (found.handlers != tuple(effect.name for effect in effects) or found.days != days):
+        raise VersionsError(
+            f"version {found.number} is being built, of {', '.join(found.handlers)}, {found.days}: go on with it by "
+            f"`sidestream replay run` alone, or `sidestream replay drop {found.number}` first"
+        )
+    check_recipes(found, fold_effects())
+    return found
+
+
+async def _check_partitions(session: Session, asked: Asked) -> None:
+    if isinstance(asked.archive, SegmentArchive):
+        beyond = [number for number in await asked.archive.store.partitions() if number >= session.partitions]
+        if beyond:
+            raise VersionsError(
+                f"the archive has partitions up to {beyond[-1]}, and this namespace has {session.partitions}: let it "
+                f"have {beyond[-1] + 1} first (SIDESTREAM_PARTITIONS of a producer), or their events would not be read"
+            )
+
+
+# Running
+
+
+async def _carry(
+    session: Session, replay: Replay, rate: int | None, *, follow: bool, archive: bool, quiet: bool
+) -> tuple[Replay, ReplayProgress]:
+    place = session.server, session.keys, session.partitions
+    past = _history(session, archive=archive)
+    shelves = [await read_shelf(past.store, n, replay.days) for n in range(session.partitions)] if past else []
+    lines = _Lines(console(), shelves, quiet=quiet)
+    running = Running(*place, effects=fold_effects(), archive=past, rate=rate, follow=follow, tell=lines.tell)
+    with lines.live:
+        replay = await until_signal(lambda: running.run(replay), running.stop) or replay
+    return replay, await read_progress(*place, replay)
+
+
+class _Lines:
+    """Shows how a replay goes: one line that changes on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, out: Console, shelves: Sequence[Shelf], *, quiet: bool) -> None:
+        self._out = out
+        self._shelves = shelves
+        self._quiet = quiet
+        self._terminal = sys.stdout.isatty()
+        self._told_s = 0.0
+        self._mean = 0.0
+        self.live = Live(console=out, refresh_per_second=2, transient=True, auto_refresh=False)
+
+    def tell(self, told: Told) -> None:
+        """Say how far it is."""
+        self._mean = told.rate if not self._mean else 0.8 * self._mean + 0.2 * told.rate
+        if self._quiet:
+            return
+        text = self._text(told)
+        if self._terminal:
+            self.live.update(Text(text), refresh=True)
+        elif time.monotonic() - self._told_s >= _LINE_EVERY_S:
+            self._told_s = time.monotonic()
+            self._out.print(text, markup=False)
+
+    def _text(self, told: Told) -> str:
+        left = _left(told.progress, self._shelves)
+        parts = [f"version {told.replay.number}: {told.progress.taken:,} events", f"{self._mean:,.0f} a second here"]
+        if told.progress.follows:
+            parts.append("follows the stream")
+        else:
+            about = f"some {left:,} left"
+            parts.append(f"{about}, {duration(int(left / self._mean * _US_PER_S))}" if self._mean > 1 else about)
+        return "; ".join([*parts, *([f"slowed: {told.why}"] if told.why else [])])
+
+
+_LINE_EVERY_S: Final = 5.0
+
+
+def _left(progress: ReplayProgress, shelves: Sequence[Shelf]) -> int:
+    """Return about how many events, summed over handlers, a replay has still to take."""
+    archived = sum(
+        shelf.ahead(unit.cursor_id, unit.join)
+        for unit in progress.units
+        for shelf in shelves
+        if shelf.partition == unit.partition and unit.join
+    )
+    return archived + sum(unit.outstanding for unit in progress.units)
+
+
+async def _progress_of(session: Session, replay: Replay) -> ReplayProgress:
+    return await read_progress(session.server, session.keys, session.partitions, replay)
+
+
+async def _ahead(session: Session, replay: Replay, progress: ReplayProgress) -> int:
+    past = _history(session, archive=any(unit.join for unit in progress.units))
+    shelves = [await read_shelf(past.store, n, replay.days) for n in range(session.partitions)] if past else []
+    return _left(progress, shelves)
+
+
+# Printing
+
+
+def _json(fields: dict[str, object]) -> bytes:
+    return msgspec.json.encode({"schema": SCHEMA, **fields})
+
+
+def _print_plan(out: Console, plan: Plan) -> None:
+    out.print(f"Version {plan.number}, of {', '.join(plan.handlers)}, {plan.days}", style="bold", markup=False)
+    for handler, recipe in plan.recipes.items():
+        out.print(f"  recipe   {handler}: {harmless(recipe)}", markup=False)
+    segments = sum(one.segments for one in plan.partitions)
+    archived = sum(one.archived_events for one in plan.partitions)
+    stream = sum(one.stream_events for one in plan.partitions)
+    entries = sum(one.stream_entries for one in plan.partitions)
+    least = "at least " if any(one.stream_events_at_least for one in plan.partitions) else ""
+    if plan.archive:
+        of_size = size(sum(one.segment_bytes for one in plan.partitions))
+        out.print(
+            f"  archive  {archived:,} events in {counted(segments, 'segment')}, {of_size}; {plan.archive}", markup=False
+        )
+    else:
+        out.print("  archive  none: it begins with the stream")
+    out.print(f"  stream   {least}{stream:,} events in {counted(entries, 'entry', 'entries')}")
+    first = min((one.first_ms for one in plan.partitions if one.first_ms is not None), default=None)
+    if first is not None:
+        out.print(f"  since    {instant(first / 1_000)} UTC, when the first entry was appended")
+    out.print(f"  takes    about {duration(int(plan.seconds * _US_PER_S))} of one process, less of several")
+    out.print(
+        f"  memory   about {size(plan.state_bytes)} beside what there is; the stream is held until it has caught up"
+    )
+    if plan.missing:
+        out.print(f"  missing  {plan.missing:,} events were trimmed, and are in no archive", style="yellow")
+    for one in plan.partitions:
+        for name, why in one.damaged_segments.items():
+            out.print(f"  damaged  partition {one.partition}, {name}: {why}", style="yellow", markup=False)
+    if plan.foreign_partitions:
+        numbers = ", ".join(map(str, plan.foreign_partitions))
+        out.print(f"  missing  partitions {numbers} are in the archive, and not in this namespace", style="yellow")
+    out.print("Nothing has been changed; `sidestream replay run` with the same options does it.")
+
+
+_PROGRESS: Final = {"building": "is built", "ready": "has caught up", "swapped": "answers"}
+
+
+def _print_status(
+    out: Console, versions: Versions, rows: Sequence[tuple[Replay, ReplayProgress]], ahead: Sequence[int]
+) -> None:
+    bases = ", ".join(f"version {number} of {handler}" for handler, number in sorted(versions.bases.items()))
+    out.print(
+        f"The base is {bases or 'version 1'}{', else version 1' if bases else ''}; it answers where no replay does."
+    )
+    if not rows:
+        out.print("There is no replay.")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("VERSION", "HANDLERS", "DAYS", "STATE", "EVENTS", "LEFT", "BEHIND", "DEAD LETTERS", "LACKS", "BEGAN"):
+        right = name in {"VERSION", "EVENTS", "LEFT", "BEHIND", "DEAD LETTERS", "LACKS"}
+        table.add_column(name, overflow="fold", justify="right" if right else "left")
+    for (one, progress), left in zip(rows, ahead, strict=True):
+        table.add_row(
+            str(one.number),
+            ", ".join(one.handlers),
+            str(one.days),
+            _PROGRESS[one.progress],
+            f"{progress.taken:,}",
+            f"{left:,}" if left else NOTHING,
+            duration(progress.behind_ms * 1_000) if not any(unit.join for unit in progress.units) else "in the archive",
+            f"{progress.dead_letters:,}",
+            f"{progress.passed:,}",
+            instant(one.began_ms / 1_000),
+        )
+    out.print(table)
+
+
+def _print_changes(out: Console, replay: Replay, found: Changes, causes: Sequence[str], most: int) -> None:
+    if not found.days:
+        out.print(f"Nothing to compare: neither has anything of {replay.days}.")
+        return
+    for line in causes:
+        out.print(f"Cause: {line}", markup=False)
+    if found.incomplete:
+        out.print(f"Cause: version {replay.number} begins later: {_listed(found.incomplete)} it has not wholly.")
+    if found.capped:
+        out.print(f"Cause: over the cap of cells on {_listed(found.capped)}: names may differ there.")
+    if not found.changes:
+        out.print(f"Nothing would change: {counted(found.days, 'day')} compared.", style="green")
+        return
+    shown = sorted(found.changes, key=lambda one: (one.day, one.handler, one.dimension != ALL))[:most]
+    out.print(_changes_table(shown))
+    if len(found.changes) > len(shown):
+        out.print(f"... and {len(found.changes) - len(shown):,} more (--most, --json)")
+
+
+def _changes_table(shown: Sequence[Change]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("DAY", "HANDLER", "OF", "MEASURE", "NOW", "REPLAYED", "CHANGE"):
+        table.add_column(name, overflow="fold", justify="right" if name in {"NOW", "REPLAYED", "CHANGE"} else "left")
+    for one in shown:
+        part = f"{(one.replayed - one.live) / one.live:+.1%}" if one.live else "new"
+        of = Text(harmless(f"{one.dimension} {one.name or 'none'}") if one.dimension else "all")
+        table.add_row(one.day, one.handler, of, one.measure, f"{one.live:,}", f"{one.replayed:,}", part)
+    return table
+
+
+def _listed(days: Sequence[str]) -> str:
+    return ", ".join(days) if len(days) <= _FEW else f"{days[0]} to {days[-1]} ({len(days)} days)"
+
+
+_FEW: Final = 3
+
+
+def _bits(result: Diff) -> dict[str, object]:
     return {
         "windows": result.windows,
         "fields": result.fields,
@@ -85,19 +550,22 @@ def _fields(result: Diff) -> dict[str, object]:
     }
 
 
-def _print(out: Console, result: Diff) -> None:
+def _print_bits(out: Console, result: Diff, most: int) -> None:
     for line in result.apart:
-        out.print(f"Not comparable: {line}. Let the workers finish, then `sidestream replay run` again.", markup=False)
+        out.print(f"Not comparable: {line}. Let the workers finish, then try again.", markup=False)
     for line in result.causes:
         out.print(f"Cause: {line}", markup=False)
-    for found in result.differences[:MOST_SHOWN]:
+    for found in result.differences[:most]:
         where = f"{found.handler}, partition {found.partition}, {found.window}"
-        out.print(f"Differs: {where}: {found.field}: live {found.live}, replayed {found.replayed}", markup=False)
-    if len(result.differences) > MOST_SHOWN:
-        out.print(f"... and {len(result.differences) - MOST_SHOWN} more (--json lists all)")
+        what = harmless(f"{found.field}: now {found.live}, replayed {found.replayed}")
+        out.print(f"Differs: {where}: {what}", markup=False)
+    if len(result.differences) > most:
+        out.print(f"... and {len(result.differences) - most:,} more (--most, --json)")
     if result.windows == 0 and not result.apart:
-        out.print("Nothing to compare: run `sidestream replay run` first.")
+        out.print("Nothing to compare.")
     elif result.equal:
-        out.print(f"Equal, bit by bit: {result.windows} windows, {result.fields} fields.")
+        out.print(f"Equal, bit by bit: {result.windows:,} windows, {result.fields:,} fields.")
     else:
-        out.print(f"Not equal: {len(result.differences)} of {result.fields} fields in {result.windows} windows differ.")
+        out.print(
+            f"Not equal: {len(result.differences):,} of {result.fields:,} fields in {result.windows:,} windows differ."
+        )

@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from rich.console import Console
 
 from consumers.runtime.unit import OlderRecipeError
+from consumers.versions import VersionsError
 from pipeline.connection import AsyncServer, RedisSettings, ServerFacts, redact_url, server_facts
 from pipeline.errors import RefusedError, SettingsError, SidestreamError, UnknownOutcomeError, UnreachableError
 from pipeline.keys import Keys
@@ -125,7 +126,7 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
         code = anyio.run(command)
     except SettingsError as error:
         fail(str(error), EXIT_USAGE)
-    except OlderRecipeError as error:
+    except (OlderRecipeError, VersionsError) as error:
         fail(str(error), EXIT_FINDING)
     except (UnreachableError, UnknownOutcomeError, RefusedError) as error:
         fail(f"{error}\nCheck --redis-url or SIDESTREAM_REDIS_URL, and that server.", EXIT_UNREACHABLE)

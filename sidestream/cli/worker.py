@@ -1,17 +1,15 @@
 """`sidestream worker`: consume, until SIGTERM or Ctrl-C."""
 
 import logging
-import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 
 from consumers.runtime.run import Worker, WorkerOptions
-from pipeline.errors import SettingsError, SidestreamError
+from pipeline.errors import SettingsError
 from sidestream.cli.logs import log_to_stderr
 from sidestream.cli.session import (
     HealthHost,
@@ -23,7 +21,8 @@ from sidestream.cli.session import (
     open_session,
     run_async,
 )
-from sidestream.compose import HANDLERS, fold_effects, parse_handlers, periodic_tasks, sink_effects
+from sidestream.cli.signals import until_signal
+from sidestream.compose import HANDLERS, fold_effects, history, parse_handlers, periodic_tasks, sink_effects
 from sidestream.health_endpoint import HealthEndpoint
 from sidestream.health_settings import HealthSettings, load_health_settings
 from sidestream.settings import CONFIG_VARIABLE
@@ -31,9 +30,6 @@ from sidestream.version import VERSION
 from sidestream.worker_settings import load_alert_options, load_housekeeping_settings
 
 log = logging.getLogger("sidestream.worker")
-
-GRACE_S = 15.0
-"""Seconds that a worker has, after SIGTERM, to finish what it has in hand."""
 
 
 def worker(
@@ -74,12 +70,13 @@ def worker(
                 adopt_recipe=adopt_recipe,
                 revive=session.revive,
                 stuck_after_s=health.stuck_after_s,
+                history=history(environ, session.keys.namespace),
             )
             carried = Worker(session.server, session.keys, effects, periodic=tasks, options=options)
             about = {"version": VERSION, "redis": session.shown_url, "namespace": session.keys.namespace}
             log.info("The worker starts; Ctrl-C or SIGTERM ends it", extra={**about, "handlers": ",".join(names)})
             with _health_endpoint(health, carried):
-                await _run(carried)
+                await until_signal(carried.run, carried.stop)
             log.info("The worker has handed its units over", extra={"events": carried.statistics().events})
         return 0
 
@@ -96,30 +93,3 @@ def _health_endpoint(settings: HealthSettings, carried: Worker) -> Generator[Non
     with HealthEndpoint(settings.host, settings.port, carried.health, about):
         log.info("Health is told", extra={"url": f"http://{settings.host}:{settings.port}/health"})
         yield
-
-
-async def _run(carried: Worker) -> None:
-    """Run until a signal comes.
-
-    Raises:
-        SidestreamError: The worker can never work here.
-    """
-    failure: SidestreamError | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(_stop_on_signal, carried, group.cancel_scope)
-        try:
-            await carried.run()
-        except SidestreamError as error:
-            # Raised from here it would come in a group, which nobody expects.
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def _stop_on_signal(carried: Worker, scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            carried.stop()
-            # A second signal does not move the deadline.
-            scope.deadline = min(scope.deadline, anyio.current_time() + GRACE_S)

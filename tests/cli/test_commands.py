@@ -152,12 +152,43 @@ def test_a_dead_letter_is_listed_and_shown(url: str) -> None:
 
 
 def test_a_replay_is_equal_and_can_be_dropped(url: str) -> None:
-    """run, diff, drop: 0 all the way; a diff without a replay is a finding."""
-    assert typed("replay", "diff", url=url).returncode == 1
-    assert typed("replay", "run", url=url).returncode == 0
-    equal = typed("replay", "diff", url=url)
+    """plan, run, status, diff, swap, rollback, drop: 0 all the way; a diff without a replay is a finding."""
+    nothing = typed("replay", "diff", url=url)
+    assert (nothing.returncode, nothing.stderr) == (
+        1,
+        "sidestream: there is no replay: `sidestream replay run` begins one\n",
+    )
+    assert "Nothing has been changed" in typed("replay", "plan", url=url).stdout
+    ran = typed("replay", "run", url=url)
+    assert (ran.returncode, "Version 2 has caught up" in ran.stdout) == (0, True), ran
+    assert "has caught up" in typed("replay", "status", url=url).stdout
+    equal = typed("replay", "diff", "--bits", url=url)
     assert (equal.returncode, equal.stdout.startswith("Equal, bit by bit")) == (0, True)
-    assert typed("replay", "drop", url=url).returncode == 0
+    assert "Nothing would change" in typed("replay", "diff", url=url).stdout
+    assert "Version 2 answers for metrics, cost, all days." in typed("replay", "swap", url=url).stdout
+    assert "Version 2 answers no more" in typed("replay", "rollback", url=url).stdout
+    assert "Nothing has been changed; --yes does it." in typed("replay", "drop", url=url).stdout
+    document, code = run("replay", "drop", "--yes", "--json", url=url)
+    assert (document["schema"], document["done"], code) == ("sidestream.replay/2", True, 0)
+    assert "There is no replay." in typed("replay", "status", url=url).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["plan", "--from", "yesterday"], 2, "--from 'yesterday': a day is written like 2026-11-01"),
+        (["plan", "--from", "2026-11-03", "--to", "2026-11-01"], 2, "--to 2026-11-01 is before --from 2026-11-03"),
+        (["run", "--handler", "alerts"], 2, "--handler 'alerts': nothing of it can be replayed"),
+        (["swap", "7"], 1, "there is no replay of version 7; there are: none"),
+        (["rollback"], 1, "nothing was swapped in"),
+        (["drop", "1"], 1, "version 1 answers: nothing was swapped in instead of it"),
+        (["drop", "9"], 1, "there is no version 9"),
+    ],
+)
+def test_what_a_replay_cannot_do_is_said(url: str, arguments: list[str], code: int, sentence: str) -> None:
+    """In one line, with what can be done instead."""
+    done = typed("replay", *arguments, url=url)
+    assert (done.returncode, sentence in done.stderr, "Traceback" in done.stderr) == (code, True, False), done
 
 
 def test_alerts_are_listed(url: str) -> None:

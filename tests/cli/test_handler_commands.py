@@ -13,8 +13,11 @@ import pytest
 from support import Appender, spawned
 
 from consumers.handlers.metrics import MetricsHandler
+from consumers.replay.beginning import Asked
+from consumers.replay.running import replay_until_idle
 from consumers.runtime.effects import FoldEffect
-from consumers.runtime.run import Worker, WorkerOptions
+from consumers.runtime.run import Worker
+from consumers.versions import ALL_DAYS
 from pipeline.connection import AsyncServer, RedisSettings, Server, parse_info
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
@@ -36,16 +39,17 @@ def own_url() -> Generator[str]:
 
 @pytest.fixture
 def url(own_url: str) -> str:
-    """Return a server with two namespaces whose names begin alike; the state of `cli` has two versions."""
+    """Return a server with two namespaces whose names begin alike; `cli` has a replay that no document knows of."""
 
     async def fill() -> None:
         server = AsyncServer(RedisSettings(own_url))
         await server.call("FLUSHALL")
         for keys in (KEYS, OTHER):
             await Appender(server, keys)([UsageEvent(NOW_US, agent="writer", model="gpt-4o", session="s")])
-            for version in (1, 2):
-                options = WorkerOptions(version=version)
-                await Worker(server, keys, [FoldEffect(MetricsHandler())], options=options).run_until_idle()
+            fold = FoldEffect(MetricsHandler())
+            await Worker(server, keys, [fold]).run_until_idle()
+            await replay_until_idle(server, keys, 4, Asked([fold], ALL_DAYS))
+            await server.call("DEL", keys.versions())
         append = Appender(server, KEYS)
         append.producer = "cd" * 16
         await append([UsageEvent(NOW_US, agent="writer", model="gpt-4o", session="s")])
@@ -86,7 +90,7 @@ def test_handlers_are_listed_with_what_they_hold(url: str) -> None:
     found = document(typed("handler", "ls", "--json", url=url))
     assert (found["schema"], found["as_of_ms"] > 0) == ("sidestream.handlers/1", True)
     rows = [(row["handler"], row["version"], row["kind"], row["partitions"]) for row in found["handlers"]]
-    assert rows == [("metrics", 1, "fold", 4), ("metrics", 2, "fold", 4)]
+    assert rows == [("metrics", 1, "fold", 4), ("metrics", 2, "replay", 4)]
     first = found["handlers"][0]
     assert (first["entries"], first["lag"], first["skipped"], first["since_ms"]) == (1, 1, 0, 0)
     assert first["bytes"] > 0

@@ -8,9 +8,12 @@ import pytest
 import sidestream
 from consumers.alerts.engine import AlertEngine
 from consumers.alerts.rules import parse_rules
+from consumers.register import read_versions
+from consumers.replay.beginning import Asked
 from consumers.replay.diff import diff
-from consumers.replay.shadow import replay
+from consumers.replay.running import replay_until_idle
 from consumers.runtime.run import Worker
+from consumers.versions import ALL_DAYS
 from consumers.views.report import read_report
 from consumers.views.status import read_status
 from pipeline.connection import AsyncServer
@@ -66,6 +69,6 @@ async def test_an_alert_is_evaluated_from_what_was_committed(app: None, server: 
 async def test_a_replay_gives_the_same_state_bit_by_bit(app: None, server: AsyncServer, keys: Keys) -> None:
     """The same handlers over the same stream, into a second version beside the live one."""
     await Worker(server, keys, fold_effects()).run_until_idle()
-    await replay(server, keys, fold_effects())
-    result = await diff(server, keys, await read_partitions(server, keys))
-    assert result.equal
+    place = server, keys, await read_partitions(server, keys)
+    begun, _ = await replay_until_idle(*place, Asked(fold_effects(), ALL_DAYS))
+    assert (await diff(*place, await read_versions(server, keys), begun)).equal

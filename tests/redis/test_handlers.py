@@ -9,9 +9,12 @@ from consumers import removal
 from consumers.handlers.metrics import MetricsHandler
 from consumers.reader import StateReader
 from consumers.removal import HeldError, holders, purge, retire, survey_namespace, survey_unit
+from consumers.replay.beginning import Asked
+from consumers.replay.running import replay_until_idle
 from consumers.runtime.effects import FoldEffect
-from consumers.runtime.run import Worker, WorkerOptions
+from consumers.runtime.run import Worker
 from consumers.runtime.trimming import Retention, trim
+from consumers.versions import ALL_DAYS
 from consumers.views import accounting
 from consumers.views.handlers import HandlerHold, read_handlers
 from pipeline.connection import AsyncServer
@@ -29,9 +32,14 @@ def usages(count: int = 2) -> list[UsageEvent]:
     return [UsageEvent(NOW_US, agent="writer", model="gpt-4o", input_tokens=1, session="s") for _ in range(count)]
 
 
-def worker_of(server: AsyncServer, keys: Keys, version: int = 1) -> Worker:
+def worker_of(server: AsyncServer, keys: Keys) -> Worker:
     """Return a worker with one handler."""
-    return Worker(server, keys, [FoldEffect(MetricsHandler())], options=WorkerOptions(version=version))
+    return Worker(server, keys, [FoldEffect(MetricsHandler())])
+
+
+async def replay(server: AsyncServer, keys: Keys) -> None:
+    """Compute a second version of one handler's state."""
+    await replay_until_idle(server, keys, PARTITIONS, Asked([FoldEffect(MetricsHandler())], ALL_DAYS))
 
 
 async def hold_of(server: AsyncServer, keys: Keys, version: int = 1) -> HandlerHold:
@@ -85,7 +93,7 @@ async def test_versions_and_what_each_is_complete_from_are_listed_apart(
     await worker_of(server, keys).run_until_idle()
     await trim(server, keys.partition(0), Retention(0, 0, 0))
     second = await append(usages())
-    await worker_of(server, keys, version=2).run_until_idle()
+    await replay(server, keys)
     found = await read_handlers(server, keys, PARTITIONS)
     assert [(row.handler, row.version) for row in found] == [("metrics", 1), ("metrics", 2)]
     assert [row.since_ms for row in found] == [0, int(second.partition("-")[0])]
@@ -100,8 +108,9 @@ async def test_a_retired_handler_holds_nothing_and_leaves_nothing(
     monkeypatch.setattr(removal, "_DELETED_AT_ONCE", 2)
     for number in range(PARTITIONS):
         await append(usages(), partition=number)
-    for version in (1, 2):
-        await worker_of(server, keys, version).run_until_idle()
+    await worker_of(server, keys).run_until_idle()
+    await replay(server, keys)
+    await server.call("DEL", keys.versions())
     await append(usages())
     alike = keys.partition(0).unit("metrics2").cells("all")
     await server.call("HSET", alike, "a", 1)

@@ -1,6 +1,5 @@
 """Any number of workers, racing without leases, in any cut into batches: the state of one alone, bit by bit."""
 
-import time
 from collections.abc import Sequence
 from itertools import count
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis_state import state_of
+from strategies import frames
 from support import Appender, RealServer
 
 from consumers.handlers.metrics import MetricsHandler
@@ -17,34 +17,14 @@ from consumers.runtime.effects import FoldEffect
 from consumers.runtime.unit import Unit, UnitOptions
 from consumers.state import Caps
 from pipeline.connection import AsyncServer, RedisSettings
-from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
+from pipeline.events import Event
 from pipeline.keys import Keys
 
 pytestmark = pytest.mark.one_server
 
-NOW_US = time.time_ns() // 1_000
 CAPS = Caps(cells=4, names=5, slowest=3, ranked=3)
 RACERS = 4
 
-times = st.integers(0, 3).map(lambda step: NOW_US - step * 1_300_000_000)
-words = st.sampled_from(["a", "b", "c", "d", "e", "f", "g"])
-events = st.one_of(
-    st.builds(
-        UsageEvent,
-        time_us=times,
-        agent=words,
-        input_tokens=st.integers(0, 50),
-        duration_us=st.none() | st.integers(0, 10**7),
-        session=words,
-        user=st.sampled_from(["", "u"]),
-    ),
-    st.builds(OperationEvent, time_us=times, kind=st.just("run"), duration_us=st.integers(0, 10**7), session=words),
-    st.builds(TransitionEvent, time_us=times, from_state=words, to_state=words),
-    st.builds(ErrorEvent, time_us=times, type=words, session=words),
-    # An hour and more ahead: a dead letter of every worker, and counted by none.
-    st.builds(UsageEvent, time_us=st.just(NOW_US + 7_200_000_000), agent=words),
-)
-frames = st.lists(st.lists(events, min_size=1, max_size=12), min_size=1, max_size=6)
 racers = st.sets(st.integers(0, RACERS - 1), min_size=1)
 rounds = st.lists(st.tuples(st.integers(1, 20), racers, st.booleans()), max_size=12)
 

@@ -12,12 +12,16 @@ from consumers.contract import DeadLetter, Slice
 from consumers.folding import Folded
 from consumers.handlers.metrics import MetricsHandler
 from consumers.reader import StateReader
+from consumers.register import read_versions
+from consumers.replay.beginning import Asked
 from consumers.replay.diff import diff
-from consumers.replay.shadow import drop, replay
+from consumers.replay.dropping import drop, plan_drop
+from consumers.replay.running import replay_until_idle
 from consumers.runtime.effects import UNLIMITED, FoldEffect, SinkEffect
-from consumers.runtime.run import Worker
+from consumers.runtime.run import Worker, WorkerOptions
 from consumers.runtime.trimming import MOST_BYTES, MOST_ENTRIES, Retention, Trimmed, trim
 from consumers.runtime.unit import Unit, UnitOptions
+from consumers.versions import ALL_DAYS
 from consumers.views.accounting import UnitAccount, read_unit_account
 from pipeline.connection import AsyncServer, RedisSettings
 from pipeline.errors import CapacityError, RefusedError, TransientError
@@ -163,7 +167,7 @@ async def test_a_second_version_of_a_handler_holds_the_stream_until_it_is_droppe
     await drain(unit)
     assert (await trimmed(server, keys)).entries == 1
     assert (await account(server, keys, version=2)).balance() == 0
-    await drop(server, keys, 4)
+    await drop(server, keys, 4, await plan_drop(server, keys, 4, 2))
     assert (await trimmed(server, keys)).entries == 1
 
 
@@ -390,15 +394,16 @@ async def test_a_replay_of_what_is_left_is_compared_where_it_can_be_equal(
     await (add_foreign(server, keys, 2) if foreign else append(usages(2)))
     await worker.run_until_idle()
     await trimmed(server, keys)
-    await replay(server, keys, [FoldEffect(MetricsHandler())])
+    asked = Asked([FoldEffect(MetricsHandler())], ALL_DAYS)
+    begun, _ = await replay_until_idle(server, keys, 4, asked)
+    shadow = Worker(server, keys, asked.effects, options=WorkerOptions(version=begun.number))
     for events in (1, 3):
-        result = await diff(server, keys, 1)
+        result = await diff(server, keys, 1, await read_versions(server, keys), begun)
         assert (result.differences, result.apart, result.windows) == ([], [], 0)
         assert result.left_out > 0
         await append(usages(events))
         await worker.run_until_idle()
-        await replay(server, keys, [FoldEffect(MetricsHandler())])
-    await drop(server, keys, 4)
+        await shadow.run_until_idle()
 
 
 class Race:

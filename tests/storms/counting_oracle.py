@@ -18,6 +18,7 @@ from storms.entries import Entry
 from storms.oracle import Check
 
 from consumers.reader import StateReader
+from consumers.state import OTHER
 from consumers.views.accounting import UnitAccount
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.status import Broken, read_status
@@ -113,6 +114,20 @@ async def _read_names(server: AsyncServer, keys: Keys, partitions: int, which: t
     return found
 
 
+def _under_the_cap(expected: Numbers, there: Numbers) -> Numbers:
+    """Return what is expected of names of which a window holds so many and no more: the rest is under `__other__`.
+
+    Which are admitted hangs on who came first; of a name in two partitions one may be.
+    """
+    if OTHER not in there:
+        return expected
+    found: Numbers = {name: Counter(there.get(name, {})) & numbers for name, numbers in expected.items()}
+    rest: Counter[str] = Counter()
+    for name, numbers in expected.items():
+        rest += numbers - found[name]
+    return {name: numbers for name, numbers in found.items() if numbers} | {OTHER: rest}
+
+
 def _counters(cells: Mapping[Cell, Mapping[str, int]]) -> Numbers:
     return {cell: Counter(measures) for cell, measures in cells.items()}
 
@@ -167,7 +182,7 @@ class CountingVerdict:
         texts: list[str] = []
         for (handler, dimension, day), numbers in sorted(found.names.items()):
             expected = self.model.tally.names[handler, dimension, day]
-            texts += _differences(f"{handler} by {dimension}, {_day(day)}", expected, numbers)
+            texts += _differences(f"{handler} by {dimension}, {_day(day)}", _under_the_cap(expected, numbers), numbers)
         return texts
 
     def _counts(self, found: Found) -> tuple[list[str], list[str]]:

@@ -195,6 +195,16 @@ def test_a_good_story_passes_every_check(story: Story) -> None:
     assert story.verdict.model.set_aside["metrics"] > story.verdict.model.set_aside[SINK]
 
 
+def test_names_over_the_cap_are_counted_together(story: Story) -> None:
+    """A window holds so many names; the rest stands under one, and is no less exact."""
+    place = next(place for place in story.found.names if place[1] == "session")
+    names = story.found.names[place]
+    names["__other__"] = names.pop(next(iter(names)))
+    assert "names" not in story.failed()
+    names["__other__"]["rq"] += 1
+    assert "names" in story.failed()
+
+
 @pytest.mark.parametrize("tell", STORIES, ids=lambda tell: tell.__name__)
 def test_each_check_catches_its_story(story: Story, tell: Callable[[Story], None]) -> None:
     """One thing is wrong, and the checks that are there for it say so."""

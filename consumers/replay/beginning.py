@@ -1,0 +1,116 @@
+"""Begin a replay: see that it can be right, and enter it into the document of versions.
+
+Keeps: nothing is entered that could not be read to the join in the order of the entries' ids.
+"""
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from consumers.contract import Archive
+from consumers.register import change_versions, read_versions
+from consumers.runtime.effects import Effect
+from consumers.versions import Days, Replay, Versions, VersionsError
+from pipeline.connection import AsyncServer
+from pipeline.keys import Keys, PartitionKeys
+from pipeline.segments import parse_id
+from pipeline.units import US_PER_MS, US_PER_S
+
+
+class Asked(Struct, frozen=True):
+    """What is to be replayed: folds, the days of event time, and the archive to begin with (None: the stream alone)."""
+
+    effects: Sequence[Effect]
+    days: Days
+    archive: Archive | None = None
+
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        """The names of the folds."""
+        return tuple(effect.name for effect in self.effects)
+
+
+async def begin(server: AsyncServer, keys: Keys, partitions: int, asked: Asked) -> Replay:
+    """Enter a replay, and return it.
+
+    Raises:
+        VersionsError: As many are there as may be, another is being built, or the archive does not fit this server.
+        SidestreamError: See `AsyncServer.call`, and `Archive.beyond`.
+    """
+    if asked.archive is not None:
+        for number in range(partitions):
+            await _check_order(server, keys.partition(number), asked.archive)
+    seconds, microseconds = await server.call("TIME")
+    new = Replay(
+        number=0,
+        born=os.urandom(8).hex(),
+        handlers=asked.handlers,
+        days=asked.days,
+        recipes={effect.name: effect.recipe()[0] for effect in asked.effects},
+        began_ms=(int(seconds) * US_PER_S + int(microseconds)) // US_PER_MS,
+    )
+
+    def change(versions: Versions) -> Versions:
+        if found := building(versions):
+            raise VersionsError(f"version {found.number} is being built: go on with it, or drop it first")
+        return versions.begin(new)
+
+    replaces = {effect.name: await _replaced(server, keys, partitions, effect) for effect in asked.effects}
+    new = msgspec.structs.replace(new, replaces=replaces)
+    await change_versions(server, keys, change)
+    begun = building(await read_versions(server, keys))
+    if begun is None or begun.born != new.born:
+        raise VersionsError("the replay that was begun has been dropped already")
+    return begun
+
+
+def building(versions: Versions) -> Replay | None:
+    """Return the replay that has not caught up yet; there is one at most."""
+    return next((one for one in versions.replays if one.progress == "building"), None)
+
+
+def check_recipes(replay: Replay, effects: Sequence[Effect]) -> None:
+    """See that effects compute what a replay is computed with.
+
+    Raises:
+        VersionsError: One of its handlers is missing, or has another recipe here.
+    """
+    found = {effect.name: effect.recipe()[0] for effect in effects}
+    for handler in replay.handlers:
+        if found.get(handler) != replay.recipes.get(handler):
+            raise VersionsError(
+                f"version {replay.number} is computed with recipe {replay.recipes.get(handler)} of {handler}, and this "
+                f"installation has {found.get(handler, 'no such handler')}: run it where it was begun, or drop it"
+            )
+
+
+async def _replaced(server: AsyncServer, keys: Keys, partitions: int, effect: Effect) -> tuple[str, ...]:
+    """Return the recipes, by hash, that the base of a handler was computed with, but for the one that it has now."""
+    base = (await read_versions(server, keys)).base(effect.name)
+    units = [keys.partition(number).unit(effect.name, base) for number in range(partitions)]
+    rows = [row for found in await server.all([["LRANGE", u.recipes(), 0, -1] for u in units]) for row in found]
+    return tuple(sorted({row.split(b" ", 2)[1].decode() for row in rows} - {effect.recipe()[0]}))
+
+
+async def _check_order(server: AsyncServer, partition: PartitionKeys, archive: Archive) -> None:
+    """See that what was archived before this stream's archive began also stands before its first entry.
+
+    Raises:
+        VersionsError: It does not: this server's clock was behind that of the one before.
+    """
+    flat = await server.call("HMGET", partition.unit(archive.name).cursor(), "declared", "done")
+    declared_ms, done = int(flat[0] or 0), (flat[1] or b"0-0").decode()
+    oldest = await server.call("XRANGE", partition.stream(), "-", "+", "COUNT", 1)
+    if not oldest:
+        return
+    join = parse_id(oldest[0][0].decode())
+    for segment in await archive.beyond(partition.number, f"{join[0]}-{join[1]}"):
+        history = not declared_ms or segment.name.last[0] < declared_ms
+        if history and segment.name.last > parse_id(done):
+            raise VersionsError(
+                f"partition {partition.number}: the archive has {segment.name} of an earlier server, which ends behind "
+                f"this stream's first entry {join[0]}-{join[1]}: the clock of this server was behind; replay into a "
+                "namespace whose first entry is younger"
+            )
