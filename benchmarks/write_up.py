@@ -22,6 +22,7 @@ TITLES: Final = {
     "throughput": "Events a second, one process",
     "counting": "What one worker counts",
     "backlog": "Backlogs, and several workers",
+    "replaying": "The archive, and history computed anew",
     "visible": "From the call to the report",
     "memory": "Redis memory an event",
     "import_time": "Import time",

@@ -64,13 +64,13 @@ class ArchivingUnit(Unit):
             if found is not None:
                 return await self._settle(position, found, Delta())
             self._begun_at = position.cursor
-        if not self._closing:
+        while not self._closing:
             entries = await self._read_on(position.cursor, block_ms)
             for entry in entries:
                 self._gather(entry)
             self._closing = self._is_due(caught_up=len(entries) < READ_ENTRIES, waits=block_ms is not None)
-        if not self._closing:
-            return 0
+            if not self._closing and (block_ms is not None or not entries):
+                return 0
         await self._archive.put(self.partition.number, self._gathered)
         outcome = _outcome_of([one.entry for one in self._gathered], position.cursor)
         moved = await self._settle(position, outcome, Delta())
