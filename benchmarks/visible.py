@@ -3,7 +3,8 @@
 This process reports, as an application does, through the public call; a worker, a process of its own, folds and
 commits metrics and cost. A third thread asks every few milliseconds how many events the state of `metrics` holds. The
 k-th event is visible when the state holds k: a count knows no order between partitions, so a single one may be visible
-a little earlier or later than its place says.
+a little earlier or later than its place says. Then the same at 5,000 a second, behind a history of 2 million events,
+before and while `sidestream replay run` computes that history anew in a third process.
 """
 
 import statistics
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import sidestream
+from benchmarks.counting import LOADS, fill, make_events
 from benchmarks.harness import ROOT, Run, main, quantile, say
 from benchmarks.surroundings import RealServer, connected, real_server
 from benchmarks.traffic import CALL_SHAPE, new_session, report, sizes
@@ -30,6 +32,9 @@ TICK_S: Final = 0.005
 LOOK_S: Final = 0.003
 PATIENCE_S: Final = 30.0
 TARGET_MS: Final = 500.0
+REPLAYED_RATE: Final = 5_000
+REPLAYED_MS: Final = 1_000.0
+_SHARED: Final = "two cores for the server, the worker, the reporter and the replay, which takes what they leave"
 KEYS: Final = Keys("bench")
 _WHY: Final = "linger (20 to 200 ms: how long a frame waits for others), then one read, one fold and one commit"
 
@@ -49,29 +54,49 @@ def measure(run: Run) -> None:
         "event_shape": CALL_SHAPE,
     }
     for rate in rates:
-        with real_server(aof=True) as server, _worker(server):
+        with real_server(aof=True) as server, _running(server, "worker", "--handlers", "metrics,cost"):
             run.server = server.about
             say(f"  {rate:,}/s")
             _rate(run, server, rate, seconds)
+    _beside_a_replay(run, seconds)
+
+
+def _beside_a_replay(run: Run, seconds: float) -> None:
+    """Report at one rate, first alone and then while history is computed anew."""
+    some = make_events(LOADS[0], run.sized(100_000, 2_000))
+    history = len(some) * run.sized(20, 1)
+    with real_server(aof=True) as server, _running(server, "worker", "--handlers", "metrics"):
+        for _ in range(history // len(some)):
+            fill(run, server, some)
+        say(f"  behind {history:,} events")
+        held = _rate(run, server, REPLAYED_RATE, seconds, history, ", before a replay")
+        say("  beside a replay")
+        with _running(server, "replay", "run", "--handler", "metrics") as replay:
+            _rate(run, server, REPLAYED_RATE, seconds, held, ", while history is replayed")
+            if not run.quick:
+                run.require(replay.poll() is None, "the replay ended before the measurement did")
+            run.require(replay.wait(timeout=10 * PATIENCE_S) == 0, "the replay failed")
 
 
 @contextmanager
-def _worker(server: RealServer) -> Generator[None]:
-    command = [sys.executable, "-m", "sidestream", "worker", "--handlers", "metrics,cost"]
+def _running(server: RealServer, *command: str) -> Generator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [*command, "--namespace", KEYS.namespace, "--redis-url", server.url],
+        [sys.executable, "-m", "sidestream", *command, "--namespace", KEYS.namespace, "--redis-url", server.url],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def _rate(run: Run, server: RealServer, rate: int, seconds: float) -> None:
+def _rate(  # noqa: PLR0913, PLR0917 - how fast, how long, behind what, under what name
+    run: Run, server: RealServer, rate: int, seconds: float, held: int = 0, what: str = ""
+) -> int:
+    """Report at a rate behind `held` events, note how long each took; return how many are counted then."""
     some = sizes(1_000)
     sidestream.configure(
         service="bench",
@@ -85,21 +110,25 @@ def _rate(run: Run, server: RealServer, rate: int, seconds: float) -> None:
     try:
         with sidestream.session_context(new_session(), "user-1"):
             report(some[:1])
-        run.require(watch.waits_for(1), "the worker never began")
+        run.require(watch.waits_for(held + 1), "the worker never began")
         reported = _report(rate, seconds)
-        run.require(watch.waits_for(1 + len(reported)), f"{rate}/s: not every event became visible in time")
+        run.require(watch.waits_for(held + 1 + len(reported)), f"{rate}/s: not every event became visible in time")
         counts = sidestream.statistics()
         run.require(counts.shed + counts.invalid == 0, f"{rate}/s: events were shed")
     finally:
         sidestream.close()
         watch.stop()
-    waited_ms = sorted((watch.seen_s(1 + place + 1) - at_s) * 1_000 for place, at_s in enumerate(reported))
-    run.figure(f"{rate:,}/s: p50", statistics.median(waited_ms), "ms", len(waited_ms), limited_by=_WHY)
-    if rate == max(RATES):
-        run.at_most(TARGET_MS, f"{rate:,}/s: p99", quantile(waited_ms, 0.99), "ms", len(waited_ms), limited_by=_WHY)
+    waited_ms = sorted((watch.seen_s(held + 1 + place + 1) - at_s) * 1_000 for place, at_s in enumerate(reported))
+    name = f"{rate:,}/s{what}"
+    run.figure(f"{name}: p50", statistics.median(waited_ms), "ms", len(waited_ms), limited_by=_WHY)
+    if what:
+        run.at_most(REPLAYED_MS, f"{name}: p99", quantile(waited_ms, 0.99), "ms", len(waited_ms), limited_by=_SHARED)
+    elif rate == max(RATES):
+        run.at_most(TARGET_MS, f"{name}: p99", quantile(waited_ms, 0.99), "ms", len(waited_ms), limited_by=_WHY)
     else:
-        run.figure(f"{rate:,}/s: p99", quantile(waited_ms, 0.99), "ms", len(waited_ms), limited_by=_WHY)
-    run.figure(f"{rate:,}/s: max", waited_ms[-1], "ms", len(waited_ms))
+        run.figure(f"{name}: p99", quantile(waited_ms, 0.99), "ms", len(waited_ms), limited_by=_WHY)
+    run.figure(f"{name}: max", waited_ms[-1], "ms", len(waited_ms))
+    return held + 1 + len(reported)
 
 
 def _report(rate: int, seconds: float) -> list[float]:

@@ -185,6 +185,7 @@ class Housekeeper:
             sink_bytes=min(settings.sink_bytes, most // _SINKS_PART) // partitions,
             archive_ms=settings.archive_age_s * _MS_PER_S,
             archive_bytes=min(settings.archive_bytes, most // _ARCHIVES_PART) // partitions,
+            relief=int(relief),
         )
 
     async def _trim_once(self, partition: PartitionKeys, retention: Retention) -> bool:
@@ -208,7 +209,7 @@ class Housekeeper:
     def _tell_passed(self, number: int, skipped: Mapping[str, int]) -> None:
         for name in skipped.keys() - self._said.passed.get(number, set()):
             about: dict[str, object] = {"unit": name, "partition": number, "events": skipped[name]}
-            log.warning("A sink is too far behind: events that it has not taken are skipped", extra=about)
+            log.warning("A unit is too far behind: events that it has not taken are skipped", extra=about)
         self._said.passed[number] = set(skipped)
 
     def _tell(self, level: Level) -> None:

@@ -28,7 +28,8 @@ class Retention(Struct, frozen=True):
     """What stays in a stream though every fold handler has taken it.
 
     Everything younger than `kept_ms`, and what a sink has not taken while that is younger than `sink_ms` and takes at
-    most `sink_bytes` of the partition's stream; what an archive has not taken likewise.
+    most `sink_bytes` of the partition's stream; what an archive has not taken likewise. With `relief` (1: memory is
+    short) not what a replay has still to take.
     """
 
     kept_ms: int
@@ -36,6 +37,7 @@ class Retention(Struct, frozen=True):
     sink_bytes: int
     archive_ms: int = 0
     archive_bytes: int = 0
+    relief: int = 0
 
 
 class Trimmed(Struct, frozen=True):

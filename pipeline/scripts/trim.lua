@@ -8,16 +8,16 @@
 --   a replay that answers for nothing yet holds the stream like a fold handler, but while memory is short it is passed;
 --   everything that can fail is checked before the first write, for Lua does not roll back.
 -- KEYS  1 stream  2 counters  3 handlers  4.. cursors of all declared units
--- ARGV  1 ms that an entry is kept, whoever has taken it; 0: memory is short  2 ms and 3 bytes of the stream that a sink may hold
+-- ARGV  1 ms that an entry is kept, whoever has taken it  2 ms and 3 bytes of the stream that a sink may hold
 --       4 ms and 5 bytes that an archive may hold
---       6 most entries  7 most bytes of entries to look through  8.. names of the declared units, as their cursors
+--       6 whether memory is short (1)  7 most entries  8 most bytes of entries to look through  9.. names of the declared units, as their cursors
 -- Answers  {OK, entries, events, of these foreign, 1 where a bound ended the call else 0, unit, events it was passed, ...}
 --          | {CHANGED}: other units are declared by now  | {BAD, what}
 -- Counters: `trimmed` are events that were appended, `trimmed_foreign` the others.
 
 -- Entries of one read: the largest have 1 MiB, and a script holds what it has read.
 local AT_ONCE = 8
-local FIXED_KEYS, FIXED_ARGS = 3, 7
+local FIXED_KEYS, FIXED_ARGS = 3, 8
 
 local match = string.match
 
@@ -85,7 +85,7 @@ end
 local BUDGETS = {
   sink = { ms = tonumber(ARGV[2]), bytes = tonumber(ARGV[3]) },
   archive = { ms = tonumber(ARGV[4]), bytes = tonumber(ARGV[5]) },
-  replay = ARGV[1] == '0' and { ms = 0, bytes = 0 } or nil,
+  replay = ARGV[6] == '1' and { ms = 0, bytes = 0 } or nil,
 }
 
 -- The last id that no fold handler needs (nil: there is none), and the sinks, each with what a pass would change.
@@ -162,7 +162,7 @@ local function passed_with(id)
 end
 
 -- Plan: walk the oldest entries up to one that must stay.
-local most_entries, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local most_entries, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local entries, events, foreign, bytes, more, trimmed_to = 0, 0, 0, 0, 0, nil
 local from, ended = '-', false
 repeat

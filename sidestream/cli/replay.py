@@ -332,7 +332,13 @@ async def _begun(session: Session, effects: Sequence[Effect], days: Days, *, ask
     if found is None:
         asked = Asked(effects, days, _history(session, archive=archive))
         await _check_partitions(session, asked)
-        return await begin(session.server, session.keys, session.partitions, asked)
+        try:
+            return await begin(session.server, session.keys, session.partitions, asked)
+        except VersionsError:
+            # Who was started at the same moment has begun it: then this is one more that carries it.
+            found = building(await read_versions(session.server, session.keys))
+            if found is None:
+                raise
     if asks and (found.handlers != tuple(effect.name for effect in effects) or found.days != days):
         raise VersionsError(
             f"version {found.number} is being built, of {', '.join(found.handlers)}, {found.days}: go on with it by "

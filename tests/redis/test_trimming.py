@@ -520,7 +520,7 @@ async def test_units_that_are_declared_meanwhile_are_asked(server: AsyncServer, 
     fixed = [partition.stream(), partition.counters(), partition.handlers()]
     for names in (["v1:metrics"], [], ["v1:metrics", "v3:metrics"]):
         cursors = [partition.named_unit(name).cursor() for name in names]
-        reply = await server.run(script("trim"), [*fixed, *cursors], [0, 0, 0, 0, 0, 100, 100_000, *names])
+        reply = await server.run(script("trim"), [*fixed, *cursors], [0, 0, 0, 0, 0, 0, 100, 100_000, *names])
         assert reply == [b"CHANGED"]
     assert await length(server, keys) == 1
 
