@@ -72,6 +72,7 @@ class Replay(Struct, frozen=True, omit_defaults=True):
 
     `born` names it as nothing else ever was named. `recipes` are those it is computed with, `replaces` those that the
     base was computed with before: handler -> hashes. `answered`: it was swapped in, now or earlier.
+    `inherits`: its base hands its other days over to it, partition by partition.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Replay(Struct, frozen=True, omit_defaults=True):
     began_ms: int
     progress: Progress = "building"
     answered: bool = False
+    inherits: bool = False
     replaces: Mapping[str, tuple[str, ...]] = {}
 
     def takes(self, handler: str, recipe_hash: str) -> bool:
@@ -120,6 +122,18 @@ class Versions(Struct, frozen=True, omit_defaults=True):
             if one.progress == "swapped" and one.covers(handler, at_s):
                 return one.number
         return self.base(handler)
+
+    @property
+    def places(self) -> tuple[object, ...]:
+        """Where windows lie, whichever answers: while it stays the same, whoever reads finds all of them there."""
+        return (*sorted(self.bases.items()), *((one.number, one.inherits) for one in sorted(self.replays, key=_number)))
+
+    def heir(self, handler: str, at_s: int) -> int | None:
+        """Return the version in which windows of that day may be found as well: its base is handing them over."""
+        for one in self.replays:
+            if one.inherits and handler in one.handlers and self.answering(handler, at_s) == self.base(handler):
+                return one.number
+        return None
 
     def read(self, handler: str) -> list[int]:
         """Return the versions of a handler that answer for some day, the lowest first."""
@@ -200,6 +214,7 @@ class Versions(Struct, frozen=True, omit_defaults=True):
         Raises:
             VersionsError: It has not caught up, or answers already.
         """
+        self._check_still()
         one = self.replay(number)
         if one.progress == "building":
             raise VersionsError(f"version {number} has not caught up yet: go on with `sidestream replay run`")
@@ -214,6 +229,7 @@ class Versions(Struct, frozen=True, omit_defaults=True):
         Raises:
             VersionsError: Nothing was swapped in.
         """
+        self._check_still()
         swapped = [one for one in self.replays if one.progress == "swapped"]
         if not swapped:
             raise VersionsError("nothing was swapped in: there is nothing to roll back")
@@ -245,6 +261,16 @@ class Versions(Struct, frozen=True, omit_defaults=True):
                 raise VersionsError(f"version {number} answers for {handler}: roll back first, with `replay rollback`")
         return replace(self, replays=tuple(other for other in self.replays if other.number != number))
 
+    def inheriting(self, number: int) -> "Versions":
+        """Let the base of a replay's handlers hand its other days over to it; nothing else changes until it has.
+
+        Raises:
+            VersionsError: It has not been swapped in, or another was before it.
+        """
+        one = self.replay(number)
+        self.taken_over(number)
+        return self._with(replace(one, inherits=True))
+
     def taken_over(self, number: int) -> "Versions":
         """Make a replay the base of its handlers; the bases that they had answer for nothing any more.
 
@@ -260,6 +286,14 @@ class Versions(Struct, frozen=True, omit_defaults=True):
             raise VersionsError(f"version {first.number} was swapped in before version {number}: drop in that order")
         others = tuple(other for other in self.replays if other.number != number)
         return replace(self, bases={**self.bases, **dict.fromkeys(one.handlers, number)}, replays=others)
+
+    def _check_still(self) -> None:
+        for one in self.replays:
+            if one.inherits:
+                raise VersionsError(
+                    f"version {one.number} is taking the place of its base: go on with `sidestream replay drop "
+                    f"{self.base(one.handlers[0])} --yes`"
+                )
 
     def _with(self, changed: Replay) -> "Versions":
         return replace(self, replays=tuple(changed if one.number == changed.number else one for one in self.replays))
@@ -291,6 +325,10 @@ def decode_versions(stored: bytes | None) -> Versions:
     if found.schema > SCHEMA:
         raise VersionsError(f"the document of versions has schema {found.schema}: a later Sidestream wrote it")
     return found
+
+
+def _number(one: Replay) -> int:
+    return one.number
 
 
 def _follows(one: Replay) -> bool:

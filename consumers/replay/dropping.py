@@ -13,57 +13,53 @@ from msgspec import Struct
 
 from consumers.register import change_versions, read_versions
 from consumers.removal import Survey, survey_unit
-from consumers.replay.keyspace import orphans, scan
-from consumers.versions import ALL_DAYS, Versions, VersionsError
+from consumers.replay.inheriting import GRAVESTONE_MS, inherit
+from consumers.replay.keyspace import read_declared, scan
+from consumers.runtime.effects import Effect
+from consumers.versions import ALL_DAYS, Days, Versions, VersionsError
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys, PartitionKeys
 from pipeline.scripting import script
 
-GRAVESTONE_MS: Final = 30 * 24 * 3_600_000
 _DELETED_AT_ONCE: Final = 500
 
 
 class Dropping(Struct, frozen=True):
-    """What a drop takes away: (version, handler), and which replay becomes the base of its handlers (0: none does)."""
+    """What a drop takes away: (version, handler), and which replay becomes the base of its handlers (0: none does).
+
+    Where that has some `days` only, what goes hands the others over to it.
+    """
 
     number: int
     units: Sequence[tuple[int, str]]
     heir: int = 0
+    days: Days | None = None
 
 
 async def plan_drop(server: AsyncServer, keys: Keys, partitions: int, number: int) -> Dropping:
     """Return what dropping a version would take away.
 
     Raises:
-        VersionsError: Some day is answered from it, or there is nothing of it.
+        VersionsError: Some day is answered from it and nothing takes its place, or there is nothing of it.
         SidestreamError: See `AsyncServer.call`.
     """
     versions = await read_versions(server, keys)
-    left = [unit for unit in await orphans(server, keys, partitions, versions) if unit[0] == number]
     if any(one.number == number for one in versions.replays):
         versions.dropped(number)
         return Dropping(number, [(number, handler) for handler in versions.replay(number).handlers])
-    heir = next(
-        (one for one in versions.replays if one.progress == "swapped" and _succeeds(versions, one.number, number)), None
-    )
+    swapped = [one for one in versions.replays if one.progress == "swapped"]
+    heir = next((one for one in swapped if all(versions.base(name) == number for name in one.handlers)), None)
     if heir is not None:
-        if heir.days != ALL_DAYS:
-            raise VersionsError(
-                f"version {number} answers for the days that version {heir.number} has not ({heir.days}): both stay, "
-                f"or replay all days and swap that in"
-            )
         versions.taken_over(heir.number)
-        return Dropping(number, [(number, handler) for handler in heir.handlers], heir.number)
+        units = [(number, handler) for handler in heir.handlers]
+        return Dropping(number, units, heir.number, None if heir.days == ALL_DAYS else heir.days)
+    there = [unit for unit in await read_declared(server, keys, partitions) if unit[0] == number]
+    left = [unit for unit in there if number not in versions.all(unit[1])]
     if left:
         return Dropping(number, left)
-    bases = sorted({versions.base(handler) for handler in ("metrics", "cost")})
-    if number in bases:
+    if there:
         raise VersionsError(f"version {number} answers: nothing was swapped in instead of it")
     raise VersionsError(f"there is no version {number}")
-
-
-def _succeeds(versions: Versions, heir: int, number: int) -> bool:
-    return all(versions.base(handler) == number for handler in versions.replay(heir).handlers)
 
 
 async def survey_drop(server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping) -> Survey:
@@ -82,13 +78,24 @@ async def survey_drop(server: AsyncServer, keys: Keys, partitions: int, dropping
     return total
 
 
-async def drop(server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping) -> int:
+async def drop(
+    server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping, effects: Sequence[Effect] = ()
+) -> int:
     """Take away what was planned; return how many keys went. Called again after a crash, it goes on.
 
+    Args:
+        server: Where the namespace is.
+        keys: The namespace's.
+        partitions: How many it has.
+        dropping: What was planned.
+        effects: The folds: they say what marginals their state has, where days are handed over.
+
     Raises:
-        VersionsError: Somebody has changed the versions since it was planned.
+        VersionsError: Somebody has changed the versions since it was planned, or dead letters are in the way.
         SidestreamError: See `AsyncServer.call`.
     """
+    if dropping.heir and dropping.days is not None:
+        await _hand_over(server, keys, partitions, dropping, dropping.days, effects)
 
     def change(versions: Versions) -> Versions:
         if dropping.heir:
@@ -102,6 +109,18 @@ async def drop(server: AsyncServer, keys: Keys, partitions: int, dropping: Dropp
         for version, handler in dropping.units:
             gone += await _bury(server, partition, handler, version)
     return gone
+
+
+async def _hand_over(  # noqa: PLR0913, PLR0917 - what goes to whom, where
+    server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping, days: Days, effects: Sequence[Effect]
+) -> None:
+    folds = {effect.name: effect for effect in effects}
+    if missing := sorted({handler for _, handler in dropping.units} - folds.keys()):
+        raise VersionsError(f"this installation has no handler {', '.join(missing)}: it cannot say what to hand over")
+    await change_versions(server, keys, lambda versions: versions.inheriting(dropping.heir))
+    for partition in map(keys.partition, range(partitions)):
+        for version, handler in dropping.units:
+            await inherit(server, partition, folds[handler], (version, dropping.heir), days)
 
 
 async def _bury(server: AsyncServer, partition: PartitionKeys, handler: str, version: int) -> int:

@@ -3,7 +3,7 @@
 The 200 highest names are kept by window and partition; those with the highest sums are found from what each offers.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,14 +11,11 @@ from consumers.reader import StateReader
 from consumers.state import Caps, Measures, merge
 from consumers.values import unpack
 from consumers.windows import Window
-from pipeline.connection import Command, Reply
-from pipeline.keys import UnitKeys
 
 _OFFERED: Final = 4
 """A window offers so many times what is asked for: a name may be high in the sum and nowhere the highest."""
 
 _RANKED: Final = Caps().ranked
-_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +35,7 @@ async def ranked_names(
         SidestreamError: See `AsyncServer.call`.
     """
     offered = most * _OFFERED
-    replies = await _each_place(
-        reader,
+    rows = await reader.ask(
         handler,
         windows,
         lambda unit, window: [
@@ -52,12 +48,12 @@ async def ranked_names(
         ],
     )
     ranks: dict[bytes, float] = {}
-    for reply in replies:
+    for _, _, reply in rows:
         for name, rank in zip(reply[::2], reply[1::2], strict=True):
             ranks[name] = ranks.get(name, 0) + float(rank)
     ordered = sorted(ranks, key=lambda name: (-ranks[name], name))
     # A ranking holds 200 names at most, and then nobody knows of others.
-    cut = any(len(reply) // 2 >= min(offered, _RANKED) for reply in replies)
+    cut = any(len(reply) // 2 >= min(offered, _RANKED) for _, _, reply in rows)
     return Ranked([name.decode() for name in ordered], cut)
 
 
@@ -77,27 +73,16 @@ async def measures_of(  # noqa: PLR0913 - a query: of which state, when, whose, 
     """
     if not names:
         return {}
-    rows = await _each_place(
-        reader,
+    rows = await reader.ask(
         handler,
         windows,
         lambda unit, window: ["HMGET", unit.marginal(dimension, window[0].name, window[1]), *names],
     )
     found: dict[str, Measures] = {}
-    for row in rows:
+    for _, _, row in rows:
         for name, value in zip(names, row, strict=True):
             if value is not None:
                 stored = unpack(value)
                 wanted = {measure: stored[measure] for measure in measures if measure in stored}
                 merge(found.setdefault(name, {}), wanted)
     return found
-
-
-async def _each_place(
-    reader: StateReader, handler: str, windows: Sequence[Window], command: Callable[[UnitKeys, Window], Command]
-) -> list[Reply]:
-    commands = [command(unit, window) for window in windows for unit in reader.units(handler, window[1])]
-    replies: list[Reply] = []
-    for first in range(0, len(commands), _AT_ONCE):
-        replies += await reader.server.all(commands[first : first + _AT_ONCE])
-    return replies

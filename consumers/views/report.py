@@ -21,6 +21,7 @@ from consumers.views.figures import Cells, Figures, Group, cover_names, figures_
 from consumers.views.names import measures_of, ranked_names
 from consumers.windows import DAY, HOUR_S, Window, cover
 from pipeline.connection import AsyncServer
+from pipeline.errors import TransientError
 from pipeline.keys import Keys
 from pipeline.limits import MAX_TIME_US
 from pipeline.presence import read_partitions
@@ -35,6 +36,9 @@ MOST_TOP_ERRORS: Final = 5
 
 _EVENTS_AHEAD_S: Final = HOUR_S
 """An event dated further ahead is dead-lettered, so no window beyond holds anything."""
+
+_READS: Final = 20
+"""A report is read anew where what it reads was moved meanwhile; a swap moves nothing."""
 
 _OF_METRICS: Final = (code.REQUESTS, code.TOKENS, code.RUNS, code.ERRORS)
 _OF_COST: Final = (code.COST, code.REQUESTS, code.UNPRICED)
@@ -162,14 +166,33 @@ async def read_report(  # noqa: PLR0913 - a query and what it asks for, by name
         raise ValueError(f"the range is empty: it begins at {asked.from_s} and ends at {asked.until_s}")
     windows, names = _windows(asked, now_s)
     partitions = await read_partitions(server, keys)
-    reader = StateReader(server, keys, partitions, await read_versions(server, keys))
+    versions = await read_versions(server, keys)
+    for _ in range(_READS):
+        reader = StateReader(server, keys, partitions, versions)
+        report = await _read(reader, asked, windows, names, by=by, now_s=now_s, most=most)
+        before, versions = versions, await read_versions(server, keys)
+        if versions.places == before.places:
+            return report
+    raise TransientError("the versions change all the time; try again", code="busy")
+
+
+async def _read(  # noqa: PLR0913 - a query and what it asks for, by name
+    reader: StateReader,
+    asked: Range,
+    windows: Sequence[Window],
+    names: Sequence[Window],
+    *,
+    by: By,
+    now_s: int,
+    most: int,
+) -> Report:
     completeness = await read_completeness(reader, span(names))
     of_metrics = await reader.cells(METRICS, windows)
     of_cost = await reader.cells(COST, windows)
     rows, left_out = await _rows(reader, names, completeness, by, most)
     errors, errors_left_out = await _Errors(reader, names, now_s).read(most if by == "error" else MOST_TOP_ERRORS)
     return Report(
-        namespace=keys.namespace,
+        namespace=reader.keys.namespace,
         now_s=now_s,
         asked=asked,
         covered=Range(*span(windows)),

@@ -265,7 +265,7 @@ def drop_version(
             place = session.server, session.keys, session.partitions
             dropping = await plan_drop(*place, _chosen(versions, number).number if number is None else number)
             survey = await survey_drop(*place, dropping)
-            gone = await drop(*place, dropping) if yes else 0
+            gone = await drop(*place, dropping, fold_effects()) if yes else 0
         if as_json:
             print_json(
                 _json({"done": yes, "dropping": dropping, "keys": gone if yes else survey.keys, "bytes": survey.bytes})
@@ -276,7 +276,9 @@ def drop_version(
         out.print(f"{'Deleted' if yes else 'Would delete'} {units}, {counted(survey.keys, 'key')}:", markup=False)
         print_survey(out, survey)
         if dropping.heir:
-            out.print(f"Version {dropping.heir} {'is' if yes else 'would be'} what it was swapped in for.")
+            done = "has taken" if yes else "would take"
+            days = "" if dropping.days is None else f", and {done} over the days that it had not ({dropping.days})"
+            out.print(f"Version {dropping.heir} {done} its place{days}.", markup=False)
         if not yes:
             out.print("Nothing has been changed; --yes does it.")
         return 0

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
 from consumers.pricing import PriceBook
 from consumers.register import read_versions
+from consumers.replay import inheriting
 from consumers.replay.beginning import Asked, begin
 from consumers.replay.changes import read_changes
 from consumers.replay.changing import rollback, swap
@@ -37,11 +39,13 @@ from consumers.state import Caps
 from consumers.values import pack, unpack
 from consumers.versions import ALL_DAYS, Days, Replay, VersionsError
 from consumers.views.accounting import read_unit_account
+from consumers.views.dead_letters import read_dead_letters
 from consumers.views.report import Report, read_report
 from pipeline.connection import AsyncServer, RedisSettings
-from pipeline.errors import RefusedError
+from pipeline.errors import RefusedError, UnreachableError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
-from pipeline.keys import LIVE_VERSION, Keys
+from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
+from pipeline.scripting import script
 
 NOW_US = time.time_ns() // 1_000
 PARTITIONS = 4
@@ -326,6 +330,74 @@ async def test_what_replaced_the_base_becomes_the_base(
     assert after.completeness.complete(0)
     with pytest.raises(VersionsError, match="no version 1"):
         await plan_drop(server, keys, PARTITIONS, LIVE_VERSION)
+
+
+async def test_a_base_hands_the_days_over_that_it_still_answers_for(
+    server: AsyncServer, keys: Keys, append: Appender, traffic: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two partitions, readers see the same sums at every step; late events count in the heir alone."""
+    await carried(server, keys)
+    yesterday = Days(TODAY_S - DAY_S, TODAY_S)
+    replay, _ = await replayed(server, keys, days=yesterday)
+    await swap(server, keys, PARTITIONS, replay.number)
+    before = await report(server, keys)
+    dropping = await plan_drop(server, keys, PARTITIONS, LIVE_VERSION)
+    assert (dropping.heir, dropping.days) == (2, yesterday)
+    seen: list[Report] = []
+    inherited: list[int] = []
+    original = inheriting.inherit
+
+    async def killed_in_the_middle(server: AsyncServer, partition: PartitionKeys, *rest: Any) -> int:  # noqa: ANN401
+        if partition.number == 2:
+            raise UnreachableError("the network is gone")
+        moved = await original(server, partition, *rest)
+        inherited.append(moved)
+        seen.append(await report(server, keys))
+        return moved
+
+    monkeypatch.setattr("consumers.replay.dropping.inherit", killed_in_the_middle)
+    with pytest.raises(UnreachableError):
+        await drop(server, keys, PARTITIONS, dropping, effects())
+    with pytest.raises(VersionsError, match="is taking the place of its base"):
+        await rollback(server, keys, PARTITIONS)
+    monkeypatch.setattr("consumers.replay.dropping.inherit", original)
+    again = await plan_drop(server, keys, PARTITIONS, LIVE_VERSION)
+    await drop(server, keys, PARTITIONS, again, effects())
+    seen.append(await report(server, keys))
+    assert len(seen) == 5
+    assert sum(inherited) > 50
+    assert {one.totals for one in seen} == {before.totals}
+    assert all(one.groups == before.groups and one.slowest == before.slowest for one in seen)
+    assert (await read_versions(server, keys)).replays == ()
+    await append(
+        [UsageEvent(NOW_US, "agent-1", "gpt-4o", 7, 1), UsageEvent(NOW_US - DAY_S * 1_000_000, input_tokens=9)]
+    )
+    await carried(server, keys)
+    assert (await report(server, keys)).totals.input_tokens == before.totals.input_tokens + 16
+    assert all(key.endswith(b":cursor") for key in await server.call("KEYS", "{test:0*}:v1:*"))
+    fresh, _ = await replayed(server, keys)
+    result = await compared(server, keys, fresh)
+    assert not [one for one in result.differences if "all:0" not in one.window], "what is left is what all events give"
+
+
+async def test_dead_letters_stand_in_the_way_of_a_handing_over(
+    server: AsyncServer, keys: Keys, append: Appender, traffic: int
+) -> None:
+    """One that is retried in both would count twice."""
+    await append.raw(b"no zstd", 2)
+    await carried(server, keys)
+    await replayed(server, keys, days=Days(TODAY_S))
+    await swap(server, keys, PARTITIONS, 2)
+    dropping = await plan_drop(server, keys, PARTITIONS, LIVE_VERSION)
+    with pytest.raises(VersionsError, match="version 1 has 1 dead letters and version 2 1"):
+        await drop(server, keys, PARTITIONS, dropping, effects())
+    letters = await read_dead_letters(server, keys, PARTITIONS)
+    assert {letter.unit for letter in letters} == {"metrics", "cost", "metrics v2", "cost v2"}
+    for letter in letters:
+        unit = keys.partition(letter.partition).unit(letter.handler, letter.version)
+        await server.run(script("discard"), [unit.cursor(), unit.dead_letters()], [letter.letter_id])
+    await drop(server, keys, PARTITIONS, dropping, effects())
+    assert (await read_versions(server, keys)).base("cost") == 2
 
 
 async def test_a_drop_that_was_killed_is_gone_on_with(server: AsyncServer, keys: Keys, traffic: int) -> None:
