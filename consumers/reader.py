@@ -15,7 +15,7 @@ from consumers.windows import LIFETIME, Window, day_name
 from pipeline.connection import AsyncServer, Command, Reply
 from pipeline.keys import LIVE_VERSION, Keys, UnitKeys
 
-_OPERATION: Final = msgspec.json.Decoder(tuple[str, str, str, str, str, str])
+_OPERATION: Final = msgspec.json.Decoder(list[str])
 _AT_ONCE: Final = 500
 """Commands of one pipeline: bounds what a report keeps the server from doing meanwhile."""
 
@@ -31,6 +31,7 @@ class Operation:
     session: str
     status: str
     duration_us: int
+    backfilled: bool = False
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class StateReader:
             for name, score in zip(reply[::2], reply[1::2], strict=True):
                 found[name] = max(found.get(name, 0), int(float(score)))
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
-        return [Operation(*_OPERATION.decode(name), duration_us) for name, duration_us in ordered]
+        return [_operation(name, duration_us) for name, duration_us in ordered]
 
     async def _load_cells(self, wanted: Iterable[tuple[UnitKeys, str]]) -> None:
         places = list(dict.fromkeys(wanted))
@@ -132,3 +133,8 @@ class StateReader:
         for first in range(0, len(commands), _AT_ONCE):
             replies += await self.server.all(commands[first : first + _AT_ONCE])
         return replies
+
+
+def _operation(name: bytes, duration_us: int) -> Operation:
+    kind, called, agent, identity, session, status, *origin = _OPERATION.decode(name)
+    return Operation(kind, called, agent, identity, session, status, duration_us, backfilled=origin == ["backfill"])
