@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sidestream.cli import alerts, archive, dlq, handler, replay, spool
+from sidestream.cli.backfill import backfill
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
@@ -25,6 +26,7 @@ app.command()(status)
 app.command()(report)
 app.command()(health)
 app.command()(purge)
+app.command()(backfill)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(archive.app, name="archive")
 app.add_typer(dlq.app, name="dlq")
