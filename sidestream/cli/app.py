@@ -10,6 +10,7 @@ from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
 from sidestream.cli.status import status
+from sidestream.cli.tail import tail
 from sidestream.cli.worker import worker
 from sidestream.version import VERSION
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(worker)
 app.command()(status)
 app.command()(report)
+app.command()(tail)
 app.command()(health)
 app.command()(purge)
 app.command()(backfill)

@@ -39,7 +39,7 @@ from sidestream.cli.session import (
     environment,
     open_session,
     print_json,
-    run_async,
+    run_until_interrupted,
 )
 from sidestream.settings import load_settings
 
@@ -85,7 +85,7 @@ def backfill(
         async with open_session(Place(namespace, redis_url)) as session:
             return await _Command(session, asked, environment(), namespace).run()
 
-    run_async(command)
+    run_until_interrupted(command)
 
 
 class _Command:
