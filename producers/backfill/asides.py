@@ -4,7 +4,7 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
-from producers.backfill.lines import BadLine
+from producers.backfill.lines import MAX_LINE_BYTES, BadLine
 from producers.backfill.sources import Source
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Aside:
         try:
             if self._file is None:
                 self._file = self._made()
-            whole = not bad.reason or bad.raw.endswith(b"\n")
-            self._file.write(bad.raw if whole else bad.raw + b"\n")
+            goes_on = bad.raw.endswith(b"\n") or len(bad.raw) >= MAX_LINE_BYTES
+            self._file.write(bad.raw if goes_on else bad.raw + b"\n")
         except OSError as error:
             self.trouble = error.strerror or str(error)
 

@@ -19,6 +19,7 @@ LISTS: Final = ("tags", "tools")
 SEPARATOR: Final = ";"
 """Between the texts of a list."""
 
+_TOO_LONG: Final = "x" * (csv.field_size_limit() + 1)
 _WHOLE: Final = re.compile(r"-?[0-9]{1,20}")
 _NUMBERS: Final = frozenset(
     name for name in COLUMNS if name.endswith(("_tokens", "_us", "_nano_usd")) or name in {"attempt", "visit"}
@@ -35,6 +36,7 @@ def csv_lines(file: BinaryIO) -> Iterator[Read]:
     numbers: list[int] = []
     rows = csv.reader(_texts(file, taken, numbers), strict=True)
     columns: list[str] = []
+    last = 0
     while True:
         taken.clear()
         numbers.clear()
@@ -43,7 +45,8 @@ def csv_lines(file: BinaryIO) -> Iterator[Read]:
         except StopIteration:
             break
         except csv.Error as error:
-            yield BadLine(numbers[0], b"".join(taken), f"it is no CSV: {error}")
+            yield BadLine(numbers[0], b"".join(taken), "" if numbers[0] == last else f"it is no CSV: {error}")
+            last = numbers[0]
             continue
         if not columns:
             columns = _header(row)
@@ -54,9 +57,13 @@ def csv_lines(file: BinaryIO) -> Iterator[Read]:
 
 
 def _texts(file: BinaryIO, taken: list[bytes], numbers: list[int]) -> Iterator[str]:
-    for number, raw, _ in raw_lines(file):
+    for number, raw, whole in raw_lines(file):
         taken.append(raw)
         numbers.append(number)
+        if not whole:
+            # A piece of a line that is too long might look like a line: this never does.
+            yield _TOO_LONG
+            continue
         # What is no UTF-8 is told of its line alone, when that is read.
         yield raw.removeprefix(BOM if number == 1 else b"").decode("utf-8", "surrogateescape")
 

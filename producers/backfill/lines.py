@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from pipeline import limits
-from pipeline.events import Event, Resource, convert_event, convert_resource
+from pipeline.events import ErrorEvent, Event, Resource, convert_event, convert_resource
 from pipeline.wire import Frame
+from producers.backfill.typed_lines import read_typed
 
 MAX_LINE_BYTES: Final = 1 << 20
 """A longer line is no event: 64 tools and 16 tags of the longest names are 64 KB."""
@@ -90,12 +91,23 @@ def json_lines(file: BinaryIO) -> Iterator[Read]:
             yield BadLine(number, raw, "" if number == last else f"it has more than {MAX_LINE_BYTES:,} bytes")
             last = number
         elif text := raw.removeprefix(BOM).strip():
-            yield _read(number, raw, lambda text=text: _parse_json(text))
+            yield _read_quickly(number, raw, text) or _read(number, raw, lambda text=text: _parse_json(text))
 
 
 def line_of(place: int | str, raw: bytes, fields: dict[str, object]) -> Read:
     """Read an event from its fields, `id` and those of the resource among them."""
     return _read(place, raw, lambda: fields)
+
+
+def _read_quickly(number: int, raw: bytes, text: bytes) -> Line | None:
+    """Read a line that is as it should be; None where it has to be looked at more closely."""
+    try:
+        typed = read_typed(text)
+        own_id = _own_id(typed.id)
+    except (*_UNREADABLE, NoEventError):
+        return None
+    message = typed.event.message if isinstance(typed.event, ErrorEvent) else ""
+    return Line(number, raw, typed.event, typed.resource, own_id, message, typed.origin == "backfill")
 
 
 def _parse_json(text: bytes) -> dict[str, object]:
