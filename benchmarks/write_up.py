@@ -24,6 +24,7 @@ TITLES: Final = {
     "backlog": "Backlogs, and several workers",
     "visible": "From the call to the report",
     "memory": "Redis memory an event",
+    "backfill": "Files fed",
     "import_time": "Import time",
 }
 _HEAD: Final = """# Benchmarks

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -401,3 +402,14 @@ async def test_a_sink_passes_over_what_was_known_and_counts_what_is_too_old() ->
         statistics = sink.statistics()
         await sink.aclose()
     assert (statistics.events, statistics.too_old, statistics.delivered) == (2, 1, 1)
+
+
+def test_the_lines_of_the_page_are_events() -> None:
+    """The same one as JSON and as CSV."""
+    page = (Path(__file__).parents[2] / "docs" / "backfill.md").read_text("utf-8")
+    [as_json] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    [as_csv] = re.findall(r"```\n(event,.*?)```", page, re.DOTALL)
+    [first], [second] = read_json(as_json.encode()), read_csv(as_csv)
+    assert isinstance(first, Line)
+    assert isinstance(second, Line)
+    assert (first.event, first.resource, first.own_id) == (second.event, second.resource, second.own_id)

@@ -19,17 +19,21 @@ from support import Appender, RealServer
 from consumers.reader import StateReader
 from consumers.removal import purge
 from consumers.views.captured import captured_hours
-from pipeline.connection import AsyncServer, Command, RedisSettings, Reply
+from pipeline.connection import AsyncServer, Command, RedisSettings, Reply, server_facts
 from pipeline.errors import SettingsError, SidestreamError, UnknownOutcomeError, UnreachableError
-from pipeline.events import ErrorEvent, Event, TransitionEvent, UsageEvent
+from pipeline.events import ErrorEvent, Event, Resource, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
 from pipeline.segments import Archived, build_segment
 from pipeline.stream import parse_entries
 from pipeline.wire import Frame, FrameDecoder
 from producers.backfill.feeding import Feeder
+from producers.backfill.framing import Framer
 from producers.backfill.holdings import event_id
 from producers.backfill.lines import fields_of
+from producers.backfill.pace import Pace
 from producers.backfill.sources import Source
+from sidestream.cli.backfill import behind
+from sidestream.cli.session import Session
 
 NOW_US = time.time_ns() // 1_000
 DAY_US = 86_400_000_000
@@ -380,3 +384,35 @@ async def _in_parts(url: str, folder: Path, lines: list[dict[str, Any]], plan: l
 
 async def _feed(server: AsyncServer, keys: Keys, path: Path, most_held: int) -> None:
     await feed(server, keys, path, most_held=most_held)
+
+
+async def test_feeding_rests_while_live_handlers_are_behind(server: AsyncServer, keys: Keys) -> None:
+    """Until they are not; it looks again and again."""
+    behind = [3.0, 1.5, 0.2]
+
+    async def behind_s() -> float:
+        return behind.pop(0)
+
+    framer = Framer(4)
+    feeder = Feeder(server, keys, framer, Pace(None), behind_s)
+    framer.add(UsageEvent(NOW_US - DAY_US), Resource(), b"0123456789")
+    framer.close_all()
+    await feeder.send()
+    assert (feeder.fed.new, behind) == (1, [])
+
+
+async def test_only_handlers_that_somebody_runs_are_waited_for(
+    redis_url: str, server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Where nobody counts, nobody is kept waiting, however much lies there."""
+    await append([UsageEvent(NOW_US)])
+    await fold(server, keys)
+    await append([UsageEvent(NOW_US)])
+    session = Session(server, keys, 4, server_facts(await server.call("INFO")), redis_url)
+    behind_s = behind(session)
+    assert await behind_s() == 0.0
+    lease = keys.partition(2).unit("metrics").lease()
+    await server.call("SET", lease, "worker", "PX", 60_000)
+    assert await behind_s() > 0.0
+    await server.call("DEL", lease)
+    await fold(server, keys)
