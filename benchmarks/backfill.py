@@ -109,7 +109,7 @@ async def _pass(url: str, path: Path) -> _Pass:
     try:
         begun_s, now_us = time.monotonic(), time.time_ns() // 1_000
         source = Source.of(path)
-        found, repeated, _ = survey(source, now_us, "", lambda _: None)
+        found, repeated, _ = await survey(source, now_us, "", lambda _: None)
         read_s, partitions = time.monotonic() - begun_s, await agree_routing(server, KEYS)
         begun_s = time.monotonic()
         framer = Framer(partitions)

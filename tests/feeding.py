@@ -58,7 +58,7 @@ async def feed(  # noqa: PLR0913 - as many as the command has options
     now_us = int((await server.call("TIME"))[0]) * US_PER_S
     sources, repeats, total = [Source.of(path) for path in paths], list[set[int]](), Surveyed()
     for source in sources:
-        found, repeated, _ = survey(source, now_us, name, lambda _: None)
+        found, repeated, _ = await survey(source, now_us, name, lambda _: None)
         total.add(found)
         repeats.append(repeated)
     partitions = await agree_routing(server, keys)

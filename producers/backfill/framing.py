@@ -1,4 +1,4 @@
-"""Framing: events of files into frames, each of one partition, one day and one resource. Pure.
+"""Framing: events of files into frames, each of one partition, one day and one resource. Decides only: no I/O.
 
 Keeps:
 - A frame is held against one ledger, so all its events are of one day.

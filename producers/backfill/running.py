@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import anyio.lowlevel
 from msgspec.structs import replace
 
 from pipeline.events import ErrorEvent, Event
@@ -19,7 +20,7 @@ from producers.backfill.holdings import Holdings, parse_id
 from producers.backfill.identity import Occurrences, digest_of_content, digest_of_id
 from producers.backfill.lines import BadLine, Line
 from producers.backfill.sources import Source
-from producers.backfill.survey import HOUR_US, MOST_SHOWN, Known, known_lines
+from producers.backfill.survey import BREATH_LINES, HOUR_US, MOST_SHOWN, Known, known_lines
 from producers.pseudonyms import Pseudonyms
 
 _READY_FRAMES: Final = 8
@@ -94,7 +95,9 @@ class Run:
         try:
             for known in known_lines(source, self._rules.now_us, self._rules.name):
                 await self._take(known, occurrences, done, aside)
-                progress(done)
+                if done.read % BREATH_LINES == 0:
+                    progress(done)
+                    await anyio.lowlevel.checkpoint()
             self._framer.close_all()
             await self._feeder.send()
         finally:

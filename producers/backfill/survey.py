@@ -6,15 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import anyio.lowlevel
+
 from pipeline.units import US_PER_S
 from producers.backfill.framing import DAY_S, LIVES_S, ledger_until_s
 from producers.backfill.holdings import MAX_AHEAD_US, parse_id
 from producers.backfill.identity import Repeats, content_of
-from producers.backfill.lines import BadLine, Line, Read
+from producers.backfill.lines import BadLine, Line
 from producers.backfill.sources import Source
 
 HOUR_US: Final = 3600 * US_PER_S
 _DAY_US: Final = DAY_S * US_PER_S
+
+MOST_SHOWN: Final = 20
+"""Bad lines that are said one by one; the others are counted."""
+
+BREATH_LINES: Final = 1_000
+"""Lines between two moments in which whoever waits is told, and Ctrl-C is heard."""
 
 _LEDGER_FIELDS: Final = 65_536
 _FIELD_BYTES: Final = 60
@@ -92,7 +100,7 @@ def _known(line: Line, now_us: int, name: str) -> Known | BadLine:
         return BadLine(line.place, line.raw, "a text of it holds half a character")
 
 
-def survey(
+async def survey(
     source: Source, now_us: int, name: str, progress: Callable[[int], None]
 ) -> tuple[Surveyed, set[int], list[BadLine]]:
     """Read a file once; return what it holds, the contents that may stand there more than once, and some bad lines.
@@ -102,6 +110,9 @@ def survey(
     """
     found, repeats, bad = Surveyed(), Repeats(), list[BadLine]()
     for known in known_lines(source, now_us, name):
+        if found.read % BREATH_LINES == 0:
+            progress(found.read)
+            await anyio.lowlevel.checkpoint()
         if isinstance(known, BadLine):
             if known.reason:
                 found.read += 1
@@ -117,14 +128,4 @@ def survey(
             repeats.note(known.content)
         elif at := parse_id(known.line.own_id):
             found.owners.add((at.owner, at.partition))
-        if found.read % _TOLD_EVERY == 0:
-            progress(found.read)
     return found, repeats.found(), bad
-
-
-MOST_SHOWN: Final = 20
-"""Bad lines that are said one by one; the others are counted."""
-
-_TOLD_EVERY: Final = 1_000
-
-__all__ = ["HOUR_US", "MOST_SHOWN", "Known", "Read", "Surveyed", "known_lines", "survey"]

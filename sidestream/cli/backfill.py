@@ -103,7 +103,7 @@ class _Command:
         session, asked = self._session, self._asked
         seconds, microseconds = await session.server.call("TIME")
         now_us = int(seconds) * US_PER_S + int(microseconds)
-        found = self._surveyed(now_us)
+        found = await self._surveyed(now_us)
         reader = StateReader(session.server, session.keys, session.partitions)
         found.captured = await captured_hours(reader, found.total.hours, int(seconds))
         refused = bool(found.captured) and not asked.only_missing
@@ -124,13 +124,13 @@ class _Command:
             console().print("Nothing has been changed; without --dry-run it is fed.")
         return EXIT_FINDING if refused or found.total.bad else 0
 
-    def _surveyed(self, now_us: int) -> Found:
+    async def _surveyed(self, now_us: int) -> Found:
         found = Found()
         found.sources = [Source.of(path) for path in {path.resolve(): path for path in self._asked.files}.values()]
         with shown_progress("lines read", 0) as told:
             for source in found.sources:
                 before = found.total.read
-                one, repeated, bad = survey(source, now_us, self._asked.source, lambda n, m=before: told(m + n))
+                one, repeated, bad = await survey(source, now_us, self._asked.source, lambda n, m=before: told(m + n))
                 found.total.add(one)
                 found.repeated.append(repeated)
                 found.bad += [(source, line) for line in bad]

@@ -16,9 +16,13 @@ import pytest
 from feeding import write_lines
 from support import Appender, server_binary, spawned
 
+from consumers.archive.archive import SegmentArchive
+from consumers.archive.store import ArchiveStore
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
+from pipeline.segments import Archived
+from pipeline.wire import StoredEntry
 
 KEYS = Keys("cli")
 NOW_US = time.time_ns() // 1_000
@@ -261,3 +265,23 @@ async def test_nobody_who_reads_ends_it(url: str) -> None:
     assert not process.stderr.read()
     process.stderr.close()
     assert process.wait(TIMEOUT_S) == 0
+
+
+async def test_the_archive_tells_what_was_trimmed(url: str, tmp_path: Path) -> None:
+    """Where the stream and the fence have forgotten it."""
+    await append_live(url)
+    path = tmp_path / "a.jsonl"
+    path.write_text(typed("tail", "--json", "--since", "1h", url=url).stdout)
+    client = Server(RedisSettings(url))
+    partition = KEYS.partition(1)
+    [(entry_id, flat)] = client.call("XRANGE", partition.stream(), "-", "+")
+    entry = StoredEntry(entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+    store = ArchiveStore((tmp_path / "archive").as_uri(), KEYS.namespace)
+    await SegmentArchive(store).put(1, [Archived(entry, NOW_US, NOW_US)])
+    client.call("DEL", partition.fence("ab" * 16))
+    client.call("XTRIM", partition.stream(), "MAXLEN", 0)
+    client.call("HSET", partition.counters(), "trimmed", 4)
+    client.close()
+    archive = {"SIDESTREAM_ARCHIVE_URL": store.url}
+    done = typed("backfill", str(path), "--only-missing", "--json", url=url, **archive)
+    assert (json.loads(done.stdout)["held"], json.loads(done.stdout)["new"]) == (4, 0)

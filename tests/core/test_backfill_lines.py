@@ -142,13 +142,13 @@ def test_numbers_of_lines_are_those_of_an_editor() -> None:
     ("name", "header", "good"),
     [("a.jsonl", b"", b'{"event":"usage","time_us":%d}'), ("a.csv", b"event,time_us\n", b"usage,%d")],
 )
-def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, name: str, header: bytes, good: bytes) -> None:
+async def test_a_line_without_end_is_read_in_pieces(tmp_path: Path, name: str, header: bytes, good: bytes) -> None:
     """It is one bad line, whole in the file of those that are set aside; the next one is an event."""
     path = tmp_path / name
     long = b"x," * (MAX_LINE_BYTES + 3) + b"\n"
     path.write_bytes(header + long + good % (NOW_US - DAY_US))
     source = Source.of(path)
-    found, _, bad = survey(source, NOW_US, "", lambda _: None)
+    found, _, bad = await survey(source, NOW_US, "", lambda _: None)
     assert (found.read, found.events, found.bad, [line.place for line in bad]) == (2, 1, 1, [1 + bool(header)])
     aside = Aside(source)
     for line in source.read():
@@ -304,13 +304,13 @@ def test_a_ledger_outlives_every_window_of_its_day() -> None:
     assert limits.MAX_FRAME_EVENTS * 10 < 8_000, "arguments of one command"
 
 
-def test_what_no_window_holds_and_what_is_ahead_is_bad(tmp_path: Path) -> None:
+async def test_what_no_window_holds_and_what_is_ahead_is_bad(tmp_path: Path) -> None:
     """An event of 730 days ago is taken until its day's window is forgotten."""
     today = NOW_US // DAY_US
     times = [(today - 731) * DAY_US - 1, (today - 730) * DAY_US, NOW_US + 3_600_000_000, NOW_US + 3_600_000_001]
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(msgspec.json.encode({"event": "usage", "time_us": at}) for at in times))
-    found, _, bad = survey(Source.of(path), NOW_US, "", lambda _: None)
+    found, _, bad = await survey(Source.of(path), NOW_US, "", lambda _: None)
     assert found.days == {today - 730: 1, (NOW_US + 3_600_000_000) // DAY_US: 1}
     assert [line.place for line in bad] == [1, 4]
 
@@ -413,3 +413,16 @@ def test_the_lines_of_the_page_are_events() -> None:
     assert isinstance(first, Line)
     assert isinstance(second, Line)
     assert (first.event, first.resource, first.own_id) == (second.event, second.resource, second.own_id)
+
+
+def test_what_cannot_be_set_aside_is_said(tmp_path: Path) -> None:
+    """The line stays where it is; nothing else stops."""
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "a.jsonl"
+    path.write_text("?\n")
+    aside = Aside(Source.of(path))
+    path.unlink()
+    (tmp_path / "sub").rmdir()
+    aside.keep(BadLine(1, b"?\n", "it is no JSON"))
+    aside.close()
+    assert (aside.path, aside.trouble) == (None, "No such file or directory")

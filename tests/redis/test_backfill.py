@@ -416,3 +416,43 @@ async def test_only_handlers_that_somebody_runs_are_waited_for(
     assert await behind_s() > 0.0
     await server.call("DEL", lease)
     await fold(server, keys)
+
+
+async def test_messages_of_errors_lose_their_secrets_as_live(server: AsyncServer, keys: Keys, tmp_path: Path) -> None:
+    """Also what a cut would have left a part of; the line is the same event whatever is taken out of it."""
+    secret = "sk-proj-" + "a1" * 20
+    line = {"event": "error", "time_us": NOW_US - DAY_US, "type": "E", "message": "x" * 480 + f" {secret}"}
+    path = write_lines(tmp_path / "a.jsonl", [line])
+    assert (await feed(server, keys, path)).told == (1, 0, 0, 0)
+    [told] = await lines_of_stream(server, keys)
+    assert "sk-proj" not in told["message"]
+    assert (await feed(server, keys, path)).told == (0, 1, 0, 0)
+
+
+async def test_a_lane_that_was_idle_for_days_begins_under_a_new_id(
+    server: AsyncServer, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fence may be forgotten, and that must not look like a loss of the server."""
+    framer = Framer(1)
+    feeder = Feeder(server, keys, framer, Pace(None))
+    now_s = [1_000.0]
+    monkeypatch.setattr("producers.clock.now_s", lambda: now_s[0])
+    for number in range(2):
+        framer.add(UsageEvent(NOW_US - DAY_US, input_tokens=number), Resource(), b"%010d" % number)
+        framer.close_all()
+        await feeder.send()
+        await server.call("DEL", *await server.call("KEYS", "*:fence:*"))
+        now_s[0] += 5 * 86_400
+    assert (feeder.fed.new, feeder.fed.lost) == (2, 0)
+
+
+async def test_an_outage_that_lasts_ends_the_run(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the server's own words; until then it is tried again and again."""
+    monkeypatch.setattr("producers.backfill.feeding.OUTAGE_S", 0.2)
+    away = AsyncServer(RedisSettings("unix:///tmp/no-such-socket"))
+    framer = Framer(1)
+    framer.add(UsageEvent(NOW_US - DAY_US), Resource(), b"0123456789")
+    framer.close_all()
+    with pytest.raises(UnreachableError):
+        await Feeder(away, keys, framer, Pace(None)).send()
+    await away.aclose()
