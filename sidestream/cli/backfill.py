@@ -1,5 +1,6 @@
 """`sidestream backfill`: events from files, long after they happened."""
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from sidestream.cli.session import (
 from sidestream.settings import load_settings
 
 _FOLDS: Final = ("metrics", "cost")
+_LONG_S: Final = 10.0
 _MS_PER_S: Final = 1_000
 
 
@@ -151,7 +153,8 @@ class _Command:
                     done = await run.feed(source, repeated, lambda one, n=before: told(n + one.read))
                     files.append(done)
         except SidestreamError as error:
-            say_fed(feeder.fed, files)
+            if not asked.as_json:
+                say_fed(feeder.fed, files)
             again = f"{error}\nWhat was appended is known: the same command goes on from here."
             raise type(error)(again) from error
         say_bad([(one.path, line) for one in files for line in one.shown], sum(one.bad for one in files))
@@ -178,13 +181,24 @@ class _Command:
 
 
 def behind(session: Session) -> Callable[[], Awaitable[float]]:
-    """Return what says how many seconds the folds that somebody runs are behind; 0 where nobody runs any."""
+    """Return what says how many seconds the folds that somebody runs are behind; 0 where nobody runs any.
+
+    Where it is long, a person is told once what is waited for.
+    """
+    told = False
 
     async def behind_s() -> float:
         server, keys, partitions = session.server, session.keys, session.partitions
         run = [name for name in _FOLDS if await holders(server, keys, partitions, f"v1:{name}")]
         mark = await read_watermark(server, keys, partitions, run) if run else None
-        return (mark.now_ms - mark.at_ms) / _MS_PER_S if mark else 0.0
+        late_s = (mark.now_ms - mark.at_ms) / _MS_PER_S if mark else 0.0
+        nonlocal told
+        if late_s > _LONG_S and not told:
+            told = True
+            sys.stderr.write(
+                f"Feeding rests: {' and '.join(run)} are {late_s:.0f} s behind; see `sidestream status`.\n"
+            )
+        return late_s
 
     return behind_s
 
