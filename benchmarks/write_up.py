@@ -25,6 +25,7 @@ TITLES: Final = {
     "replaying": "The archive, and history computed anew",
     "visible": "From the call to the report",
     "memory": "Redis memory an event",
+    "backfill": "Files fed",
     "import_time": "Import time",
 }
 _HEAD: Final = """# Benchmarks

@@ -11,13 +11,15 @@ from msgspec import Struct
 
 from pipeline.errors import WireError
 from pipeline.events import Event
-from pipeline.wire import BadEvent, Entry, Frame, FrameDecoder, body_of_one
+from pipeline.wire import BadEvent, Entry, Frame, FrameDecoder, body_of_one, parse_known, show_known
 
 WHOLE_ENTRY: Final = -1
 """The index of a dead letter that stands for all events of its entry."""
 
 MAX_BODY_BYTES: Final = 65_536
 """Bytes of one letter's body; of a larger one id and reason stay."""
+
+_KNOWN: Final = " k="
 
 BUDGET_BYTES: Final = 32 * 1024 * 1024
 """Bytes of all bodies of one unit's dead letters; beyond it new letters keep id and reason alone."""
@@ -27,7 +29,8 @@ class DeadLetter(Struct, frozen=True):
     """An event, or with index -1 a whole entry, that a handler could not take, and why.
 
     `events` is what it stands for in the accounting; `code` is one word, `reason` a sentence for a person. `body` is a
-    frame's body in `codec`: of this event alone, or of the whole entry; empty where it was too large to keep.
+    frame's body in `codec`: of this event alone, or of the whole entry; empty where it was too large to keep. Where
+    some events of a whole entry are known, `codec` says which behind its name: `mz k=0-4,7`.
     """
 
     entry_id: str
@@ -63,8 +66,9 @@ def letter_of_entry(entry_id: str, events: int, error: WireError, entry: Entry |
     if entry is None:
         return DeadLetter(entry_id, WHOLE_ENTRY, events, error.code, str(error))
     body = entry.body if len(entry.body) <= MAX_BODY_BYTES else b""
+    codec = f"{entry.codec}{_KNOWN}{show_known(entry.known)}" if entry.known else entry.codec
     return DeadLetter(
-        entry_id, WHOLE_ENTRY, events, error.code, str(error), entry.producer, entry.first_seq, entry.codec, body
+        entry_id, WHOLE_ENTRY, events, error.code, str(error), entry.producer, entry.first_seq, codec, body
     )
 
 
@@ -76,8 +80,16 @@ def frame_of(letter: DeadLetter, decoder: FrameDecoder) -> Frame:
     """
     if not letter.body:
         raise WireError("its body was too large to keep", code="cut")
-    codec = letter.codec or "json"
-    entry = Entry(letter.entry_id, letter.producer, letter.first_seq, letter.events, codec, letter.body)
+    codec, _, known = (letter.codec or "json").partition(_KNOWN)
+    entry = Entry(
+        letter.entry_id,
+        letter.producer,
+        letter.first_seq,
+        letter.events,
+        codec,
+        letter.body,
+        parse_known(known.encode()),
+    )
     frame = decoder.decode(entry)
     if letter.index == WHOLE_ENTRY:
         return frame

@@ -23,6 +23,12 @@ ERRORS: Final = "er"
 TOKENS: Final = "tk"
 """Input and output tokens together, of a marginal."""
 
+BACKFILLED: Final = "bf"
+"""Events of a cell that were backfilled, among all it counts."""
+
+BACKFILLED_TOKENS: Final = "bt"
+"""Input and output tokens of these, among all its tokens."""
+
 TOKEN_PARTS: Final = {
     "cache_read_tokens": "tcr",
     "cache_write_tokens": "tcw",

@@ -16,7 +16,7 @@ from consumers.windows import DAY, LIFETIME, Window, day_name
 from pipeline.connection import AsyncServer, Command, Reply
 from pipeline.keys import Keys, UnitKeys
 
-_OPERATION: Final = msgspec.json.Decoder(tuple[str, str, str, str, str, str])
+_OPERATION: Final = msgspec.json.Decoder(list[str])
 _AT_ONCE: Final = 500
 """Commands of one pipeline: bounds what a report keeps the server from doing meanwhile."""
 
@@ -32,6 +32,7 @@ class Operation:
     session: str
     status: str
     duration_us: int
+    backfilled: bool = False
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ class StateReader:
             for name, score in zip(reply[::2], reply[1::2], strict=True):
                 found[name] = max(found.get(name, 0), int(float(score)))
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most]
-        return [Operation(*_OPERATION.decode(name), duration_us) for name, duration_us in ordered]
+        return [_operation(name, duration_us) for name, duration_us in ordered]
 
     async def _load_days(self, handler: str, starts: Iterable[int]) -> None:
         days: list[Window] = [(DAY, start_s) for start_s in sorted(starts)]
@@ -172,3 +173,8 @@ def _partition_of(unit: UnitKeys) -> str:
 def _is_there(reply: Reply) -> bool:
     """Return whether a reply says that the key is there: a list of what it holds, or of what of it was asked for."""
     return any(part is not None for part in reply)
+
+
+def _operation(name: bytes, duration_us: int) -> Operation:
+    kind, called, agent, identity, session, status, *origin = _OPERATION.decode(name)
+    return Operation(kind, called, agent, identity, session, status, duration_us, backfilled=origin == ["backfill"])

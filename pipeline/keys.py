@@ -139,6 +139,10 @@ class PartitionKeys:
         """Hash: the declared handlers, `v<version>:<handler>` -> kind; trimming reads it."""
         return f"{self.tag}:handlers"
 
+    def ledger(self, day: str) -> str:
+        """Hash with TTL: the digests of the backfilled events of a day (`YYYYMMDD`, UTC), packed."""
+        return f"{self.tag}:ledger:{day}"
+
     def unit(self, handler: str, version: int = LIVE_VERSION) -> "UnitKeys":
         """Return the keys of one handler's state of one version in this partition."""
         return self.named_unit(f"v{version}:{handler}")
@@ -207,7 +211,13 @@ _OF_UNITS: Final = {
     "rank": "rankings",
     "slow": "slow operations",
 }
-_OF_PARTITIONS: Final = {"stream": "streams", "fence": "fences", "counters": "counters", "handlers": "declarations"}
+_OF_PARTITIONS: Final = {
+    "stream": "streams",
+    "fence": "fences",
+    "counters": "counters",
+    "handlers": "declarations",
+    "ledger": "ledgers",
+}
 _OF_NAMESPACES: Final = {"meta", "presence", "workers", "alerts", "housekeeping"}
 _KEY: Final = re.compile(r"\{[^:}]+:(?P<tag>[^}]+)\}(?::(?P<first>[^:]+)(?::[^:]+:(?P<state>[^:]+))?)?", re.DOTALL)
 _UNIT: Final = re.compile(r"v[0-9]+")

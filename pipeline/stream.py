@@ -1,6 +1,6 @@
 """Frames onto the stream and off it: the typed face of the append script and of XRANGE."""
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
 
 from msgspec import Struct
 
@@ -16,7 +16,22 @@ if TYPE_CHECKING:
 FENCE_TTL_MS = 8 * 24 * 3600 * 1000
 """Fence memory: more than twice the spool's age limit (3 days), so that a missing fence proves a rollback."""
 
-AppendAnswer: TypeAlias = Literal["OK", "DUP", "GAP", "REFUSED"]
+LEDGER_DIGEST_BYTES = 10
+"""Of an event's identity: among ten million of a day and partition, one in 10^10 that two share a digest."""
+
+AppendAnswer: TypeAlias = Literal["OK", "DUP", "GAP", "REFUSED", "KNOWN"]
+_ANSWERS: Final[tuple[str, ...]] = get_args(AppendAnswer)
+
+
+class LedgerPage(Struct, frozen=True):
+    """What a backfilled frame is held against: the day of all its events, and the digest of each, in order.
+
+    `day` is `YYYYMMDD` in UTC; `expires_at_s` says when the day's ledger may be forgotten, in seconds since 1970.
+    """
+
+    day: str
+    expires_at_s: int
+    digests: bytes
 
 
 class SealedFrame(Struct, frozen=True):
@@ -28,6 +43,8 @@ class SealedFrame(Struct, frozen=True):
     count: int
     codec: str
     body: bytes
+    ledger: LedgerPage | None = None
+    """Of backfill alone."""
 
     @property
     def next_seq(self) -> int:
@@ -36,11 +53,16 @@ class SealedFrame(Struct, frozen=True):
 
 
 class Appended(Struct, frozen=True):
-    """What the append script answered: `next_seq` is the fence's, after the call."""
+    """What the append script answered: `next_seq` is the fence's, after the call.
+
+    `known` of a backfilled frame's events were here before. Where all were, the answer is KNOWN: nothing is stored, and
+    the frame has taken no sequences.
+    """
 
     answer: AppendAnswer
     next_seq: int
     entry_id: str = ""
+    known: int = 0
 
 
 def append_command(keys: PartitionKeys, frame: SealedFrame, *, lost: int = 0, by_text: bool = False) -> Command:
@@ -54,12 +76,15 @@ def append_command(keys: PartitionKeys, frame: SealedFrame, *, lost: int = 0, by
     """
     append = script("append")
     head: list[Arg] = ["EVAL", append.text] if by_text else ["EVALSHA", append.sha]
+    page = frame.ledger
+    ledger = () if page is None else (keys.ledger(page.day),)
     return [
         *head,
-        3,
+        3 + len(ledger),
         keys.stream(),
         keys.fence(frame.producer),
         keys.counters(),
+        *ledger,
         frame.producer,
         frame.first_seq,
         frame.count,
@@ -67,6 +92,7 @@ def append_command(keys: PartitionKeys, frame: SealedFrame, *, lost: int = 0, by
         FENCE_TTL_MS,
         frame.codec,
         frame.body,
+        *(() if page is None else (page.expires_at_s, page.digests)),
     ]
 
 
@@ -78,9 +104,11 @@ def parse_appended(reply: Reply) -> Appended:
     """
     answer, next_seq, *rest = cast("list[bytes]", reply)
     name = answer.decode()
-    if name not in {"OK", "DUP", "GAP", "REFUSED"}:
+    if name not in _ANSWERS:
         raise RefusedError(f"the append script refused the frame: {next_seq.decode()}")
-    return Appended(cast("AppendAnswer", name), int(next_seq), rest[0].decode() if rest else "")
+    entry_id = rest[0].decode() if rest else ""
+    known = int(rest[1]) if rest[1:] else 0
+    return Appended(cast("AppendAnswer", name), int(next_seq), entry_id, known)
 
 
 def parse_entries(reply: Reply) -> list[StoredEntry]:

@@ -7,8 +7,8 @@ Keeps:
   (producer, partition, sequence).
 
 An entry's fields (`docs/wire.md`): `p` producer, `s` first sequence, `n` events, `l` events known lost before them,
-`c` codec, `b` body. A body is a map: `v` schema version, `resource`, `origin`, `events`. An entry without `p` is
-foreign: a bare XADD, which no fence vouches for.
+`k` which of them were here before (backfill), `c` codec, `b` body. A body is a map: `v` schema version, `resource`,
+`origin`, `events`. An entry without `p` is foreign: a bare XADD, which no fence vouches for.
 """
 
 import re
@@ -32,6 +32,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _PRODUCER: Final = re.compile(rb"[0-9a-f]{32}")
 _SENSIBLE_COUNT: Final = re.compile(rb"[1-9][0-9]{0,2}")
+_RUNS: Final = re.compile(rb"[0-9]{1,3}(?:-[0-9]{1,3})?(?:,[0-9]{1,3}(?:-[0-9]{1,3})?)*")
 
 _ZSTD_LEVEL: Final = 1
 """76 bytes an event at level 1, 0.6 us to compress one; higher levels cost more than they save at this frame size."""
@@ -78,6 +79,7 @@ class Entry(Struct, frozen=True):
     """One stream entry, its body unread.
 
     `producer` is empty for a foreign entry; then `first_seq` is 0, and an entry that names no `count` stands for 1.
+    `known` are the indexes of events that were here before, which are not to be counted again.
     """
 
     entry_id: str
@@ -86,6 +88,7 @@ class Entry(Struct, frozen=True):
     count: int
     codec: str
     body: bytes
+    known: frozenset[int] = frozenset()
 
     @property
     def foreign(self) -> bool:
@@ -94,7 +97,10 @@ class Entry(Struct, frozen=True):
 
 
 class Frame(Struct, frozen=True):
-    """A decoded frame: `events[i]` has sequence `first_seq + i`, and is None where `bad` says why."""
+    """A decoded frame: `events[i]` has sequence `first_seq + i`.
+
+    It is None where `bad` says why, and where it is `known`: counted when it was first here.
+    """
 
     entry_id: str
     producer: str
@@ -103,10 +109,11 @@ class Frame(Struct, frozen=True):
     origin: Origin
     events: Sequence[Event | None]
     bad: Mapping[int, BadEvent] = {}
+    known: frozenset[int] = frozenset()
 
     @property
     def count(self) -> int:
-        """Events of the frame, bad ones included."""
+        """Events of the frame, bad and known ones included."""
         return len(self.events)
 
 
@@ -212,7 +219,11 @@ class FrameDecoder:
             resource, origin = convert_resource(loose.resource), loose.origin
             events, bad = _each(loose.events, entry.codec)
         _check_count(entry, len(events))
-        return Frame(entry.entry_id, entry.producer, entry.first_seq, resource, origin, events, bad)
+        known = entry.known
+        if known:
+            events = [None if index in known else event for index, event in enumerate(events)]
+            bad = {index: event for index, event in bad.items() if index not in known}
+        return Frame(entry.entry_id, entry.producer, entry.first_seq, resource, origin, events, bad, known)
 
     def _expand(self, entry: Entry) -> bytes:
         if len(entry.body) > limits.MAX_BODY_BYTES:
@@ -290,7 +301,28 @@ def parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
     first = _number(fields, b"s", 0) if producer else 0
     count = _number(fields, b"n", 1)
     codec = fields.get(b"c", b"json").decode("ascii", "replace")
-    return Entry(entry_id, producer, first, count, codec, body)
+    # Without a fence there was no ledger: what such an entry says of itself is passed over.
+    known = parse_known(fields.get(b"k", b"")) if producer else frozenset[int]()
+    return Entry(entry_id, producer, first, count, codec, body, known)
+
+
+def parse_known(text: bytes) -> frozenset[int]:
+    """Read the indexes of known events as the append script writes them: `0-4,7`.
+
+    Raises:
+        WireError: They are none.
+    """
+    if not text:
+        return frozenset()
+    if not _RUNS.fullmatch(text):
+        raise WireError(f"field k does not say which events are known: {text[:40]!r}", code="bad_number")
+    runs = [run.partition(b"-") for run in text.split(b",")]
+    return frozenset(index for first, _, last in runs for index in range(int(first), int(last or first) + 1))
+
+
+def show_known(known: frozenset[int]) -> str:
+    """Return indexes as `parse_known` reads them, one by one."""
+    return ",".join(map(str, sorted(known)))
 
 
 def entry_producer(fields: Mapping[bytes, bytes]) -> str:

@@ -1,7 +1,7 @@
 """Reads the values that rules look at from committed windows of the live state.
 
-Only the live version is read, so a replay pages nobody. Backfilled frames say so (`Frame.origin`); when backfill is
-built, what such frames added to recent windows is to be taken off here, before a rule sees a value.
+Only the live version is read, so a replay pages nobody. Nor does a backfill: what its frames added to a window is told
+apart there (`consumers.handlers.metrics`), and taken off here, before a rule sees a value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, assert_never
 
 from consumers.alerts.evaluate import Facts
 from consumers.alerts.rules import Rule
-from consumers.measures import INPUT, OUTPUT
+from consumers.measures import BACKFILLED_TOKENS, INPUT, OUTPUT
 from consumers.reader import Operation, StateReader
 from consumers.state import CELL_DIMENSIONS, Cell, Measures
 from consumers.windows import Window
@@ -48,7 +48,7 @@ def token_facts(rule: Rule, windows: Sequence[_Cells]) -> Facts:
     for cells in windows:
         for cell, measures in cells.items():
             if rule.where.matches(cell):
-                tokens = measures.get(INPUT, 0) + measures.get(OUTPUT, 0)
+                tokens = measures.get(INPUT, 0) + measures.get(OUTPUT, 0) - measures.get(BACKFILLED_TOKENS, 0)
                 by_agent[cell[_AGENT]] = by_agent.get(cell[_AGENT], 0) + tokens
     if not by_agent:
         return Facts(0)
@@ -59,11 +59,12 @@ def token_facts(rule: Rule, windows: Sequence[_Cells]) -> Facts:
 def slow_facts(rule: Rule, operations: Sequence[Operation]) -> Facts:
     """Return the duration of the slowest operation that a rule looks at, and which it was; `operations` come sorted.
 
-    A window lists its slowest operations only: an agent's is not seen where it is below all that are listed.
+    A window lists its slowest operations only: an agent's is not seen where it is below all that are listed, nor a live
+    one below as many backfilled.
     """
     wanted = rule.where.agent
     for one in operations:
-        if not wanted or one.agent == wanted:
+        if not one.backfilled and (not wanted or one.agent == wanted):
             return Facts(one.duration_us, _named(one))
     return Facts(0)
 

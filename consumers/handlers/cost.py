@@ -22,7 +22,8 @@ from consumers.windows import hour_start_s
 from pipeline.events import Event, UsageEvent
 from pipeline.wire import Frame
 
-FOLD_REVISION: Final = 2
+FOLD_REVISION: Final = 3
+"""3: workers before it do not know what a frame says is known (backfill)."""
 
 RANKED_BY: Final = MappingProxyType({"session": COST, "user": COST, "tag": COST, "run": COST})
 

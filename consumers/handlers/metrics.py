@@ -15,6 +15,8 @@ from consumers.folding import Folded, fold_slices
 from consumers.gathering import ByCell, ByName
 from consumers.histogram import observe
 from consumers.measures import (
+    BACKFILLED,
+    BACKFILLED_TOKENS,
     ERRORS,
     INPUT,
     OUTPUT,
@@ -34,12 +36,13 @@ from consumers.measures import (
     VISITS_UNKNOWN,
 )
 from consumers.recipe import Recipe
-from consumers.state import Caps, Delta, Measures, add, cell_of
+from consumers.state import Caps, Cell, Delta, Measures, add, cell_of
 from consumers.windows import HOUR_S, finest_start_s
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.wire import Frame
 
-FOLD_REVISION: Final = 2
+FOLD_REVISION: Final = 3
+"""3: what was backfilled is told apart in each cell; and workers before it do not know what a frame says is known."""
 
 RANKED_BY: Final = MappingProxyType(
     {"session": TOKENS, "user": TOKENS, "tag": TOKENS, "error": ERRORS, "transition": TRANSITIONS}
@@ -77,6 +80,8 @@ class _MetricsFold:
         self._tokens: ByName[int] = ByName(self.delta)
 
     def add(self, frame: Frame, event: Event) -> None:
+        if frame.origin == "backfill":
+            _tell_apart(self.delta, frame, event)
         match event:
             case UsageEvent():
                 self._add_request(frame, event)
@@ -95,7 +100,7 @@ class _MetricsFold:
         if event.duration_us is not None and not event.run_id:
             start_s = finest_start_s(event.time_us)
             if self.delta.is_slow(start_s, event.duration_us):
-                name = _operation_name("request", event.model or event.response_model, event)
+                name = _operation_name(frame, "request", event.model or event.response_model, event)
                 self.delta.slow(start_s, name, event.duration_us)
 
     def close(self) -> None:
@@ -120,19 +125,19 @@ def _sum_up(cell: Measures, events: Sequence[UsageEvent]) -> None:
 
 
 def _fold_operation(delta: Delta, frame: Frame, event: OperationEvent, start_s: int) -> None:
-    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, "", event.state, event.status)))
+    cell = delta.cell(start_s, _counted_in(frame, event))
     count, duration = _OPERATION_MEASURES[event.kind]
     add(cell, count, 1)
     observe(cell, duration, (event.duration_us,))
     if delta.is_slow(start_s, event.duration_us):
-        delta.slow(start_s, _operation_name(event.kind, event.name or event.agent, event), event.duration_us)
+        delta.slow(start_s, _operation_name(frame, event.kind, event.name or event.agent, event), event.duration_us)
     if event.kind == "run":
         for names in _marginals(delta, event, start_s):
             add(names, RUNS, 1)
 
 
 def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s: int) -> None:
-    entered = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.to_state, "ok")))
+    entered = delta.cell(start_s, _counted_in(frame, event))
     add(entered, TRANSITIONS, 1)
     left = delta.cell(start_s, cell_of(frame.resource, event.tenant, ("", "", event.from_state, "ok")))
     if event.duration_us is None:
@@ -144,7 +149,7 @@ def _fold_transition(delta: Delta, frame: Frame, event: TransitionEvent, start_s
 
 
 def _fold_error(delta: Delta, frame: Frame, event: ErrorEvent, start_s: int) -> None:
-    cell = delta.cell(start_s, cell_of(frame.resource, event.tenant, (event.agent, event.model, event.state, "error")))
+    cell = delta.cell(start_s, _counted_in(frame, event))
     add(cell, ERRORS, 1)
     add(delta.name("error", start_s - start_s % HOUR_S, event.type or "unknown"), ERRORS, 1)
     for names in _marginals(delta, event, start_s):
@@ -161,8 +166,31 @@ def _marginals(delta: Delta, event: Event, start_s: int) -> list[Measures]:
     return found
 
 
-def _operation_name(kind: str, name: str, event: UsageEvent | OperationEvent) -> str:
+def _operation_name(frame: Frame, kind: str, name: str, event: UsageEvent | OperationEvent) -> str:
     identity = event.run_id if isinstance(event, UsageEvent) else event.operation_id or event.run_id
-    return msgspec.json.encode(
-        (kind, name, event.agent, identity or event.span_id, event.session, event.status)
-    ).decode()
+    parts = kind, name, event.agent, identity or event.span_id, event.session, event.status
+    return msgspec.json.encode((*parts, frame.origin) if frame.origin == "backfill" else parts).decode()
+
+
+def _tell_apart(delta: Delta, frame: Frame, event: Event) -> None:
+    """Count a backfilled event once more, beside: nobody is woken by it, and a period that was captured live shows."""
+    cell = delta.cell(finest_start_s(event.time_us), _counted_in(frame, event))
+    add(cell, BACKFILLED, 1)
+    if isinstance(event, UsageEvent) and (tokens := event.input_tokens + event.output_tokens):
+        add(cell, BACKFILLED_TOKENS, tokens)
+
+
+def _counted_in(frame: Frame, event: Event) -> Cell:
+    """Return the cell that an event is counted in; a transition in that of the state it enters."""
+    match event:
+        case UsageEvent():
+            own = event.agent, event.model, event.state, event.status
+        case OperationEvent():
+            own = event.agent, "", event.state, event.status
+        case TransitionEvent():
+            own = "", "", event.to_state, "ok"
+        case ErrorEvent():
+            own = event.agent, event.model, event.state, "error"
+        case _:
+            assert_never(event)
+    return cell_of(frame.resource, event.tenant, own)

@@ -73,6 +73,12 @@ class Portion:
     start: int
     stop: int
 
+    def known_before(self, stop: int) -> int:
+        """Return how many events from `start` to `stop` were counted when they were first here (backfill)."""
+        if isinstance(self.frame, WireError) or not self.frame.known:
+            return 0
+        return sum(self.start <= index < stop for index in self.frame.known)
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -83,6 +89,7 @@ class Outcome:
     entries: int = 0
     events: int = 0
     foreign: int = 0
+    known: int = 0
     dead: list[DeadLetter] = field(default_factory=list[DeadLetter])
 
     @property
@@ -141,6 +148,7 @@ def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> O
         outcome.entries += whole
         outcome.events += stop - portion.start
         outcome.foreign += (stop - portion.start) * portion.entry.foreign
+        outcome.known += portion.known_before(stop)
         outcome.dead += dead
         if taken > folded.whole:
             break

@@ -79,8 +79,8 @@ def new_token() -> str:
 class Commit:
     """What a commit is told besides values.
 
-    `events` moved, those of `dead` among them; `identity` proves that the last entry is still the one that was read.
-    `taken` letters go, which stood for `taken_events`.
+    `events` moved, those of `dead` and those that were `known` among them; `identity` proves that the last entry is
+    still the one that was read. `taken` letters go, which stood for `taken_events`.
     """
 
     source: Source
@@ -90,6 +90,7 @@ class Commit:
     dead: Sequence[DeadLetter]
     entries: int = 0
     foreign: int = 0
+    known: int = 0
     identity: tuple[bytes, bytes] = (b"", b"0")
     taken: Sequence[str] = ()
     taken_events: int = 0
@@ -149,8 +150,8 @@ class Committer:
             commit.source,
             self._effect.recipe()[0],
             self._keys.name,
-            commit.events - dead,
-            0,
+            commit.events - dead - commit.known,
+            commit.known,
             commit.foreign,
             dead,
             token,

@@ -172,6 +172,7 @@ class Retrier:
             standing.cursor,
             events,
             _new_letters(good, folded),
+            known=sum(len(c.piece.frame.known) for c in good if c.letter.index == WHOLE_ENTRY),
             taken=[candidate.letter_id for candidate in good],
             taken_events=events,
         )

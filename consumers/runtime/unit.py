@@ -301,6 +301,7 @@ class Unit:
             outcome.dead,
             entries=outcome.entries,
             foreign=outcome.foreign,
+            known=outcome.known,
             identity=outcome.last.identity(),
         )
         token = new_token()

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 
 from sidestream.cli import alerts, archive, dlq, handler, replay, spool
+from sidestream.cli.backfill import backfill
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
 from sidestream.cli.status import status
+from sidestream.cli.tail import tail
 from sidestream.cli.worker import worker
 from sidestream.version import VERSION
 
@@ -23,8 +25,10 @@ app = typer.Typer(
 app.command()(worker)
 app.command()(status)
 app.command()(report)
+app.command()(tail)
 app.command()(health)
 app.command()(purge)
+app.command()(backfill)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(archive.app, name="archive")
 app.add_typer(dlq.app, name="dlq")

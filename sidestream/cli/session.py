@@ -3,9 +3,11 @@
 Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 used wrongly, 3 Redis cannot be used.
 """
 
+import asyncio
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +32,8 @@ from sidestream.settings import DATA_DIR_VARIABLE, SERVER_VARIABLE, load_setting
 EXIT_FINDING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+"""As shells have it for Ctrl-C."""
 
 Namespace: TypeAlias = Annotated[
     str | None, typer.Option("--namespace", help="Which namespace; default SIDESTREAM_NAMESPACE, else 'sidestream'.")
@@ -133,9 +137,24 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
     except (SidestreamError, EmbeddedError) as error:
         fail(str(error), EXIT_UNREACHABLE)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     else:
         raise typer.Exit(code)
+
+
+def run_until_interrupted(command: Callable[[], Awaitable[int]]) -> None:
+    """Run a command that may take for ever; Ctrl-C ends it wherever it is.
+
+    The asyncio client (redis-py 8.1) can take a single cancellation for a time-out of its own; a scope's is repeated.
+    """
+
+    async def interruptible() -> int:
+        with anyio.CancelScope() as scope:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, scope.cancel)
+            return await command()
+        return EXIT_INTERRUPTED
+
+    run_async(interruptible)
 
 
 def fail(message: str, code: int) -> NoReturn:

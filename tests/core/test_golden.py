@@ -9,7 +9,8 @@ import pytest
 from pipeline.events import ErrorEvent, Event, OperationEvent, Resource, TransitionEvent, UsageEvent
 from pipeline.keys import partition_of
 from pipeline.scripting import script
-from pipeline.wire import Body, Codec, Entry, FrameDecoder, FrameEncoder
+from pipeline.segments import DamagedError, read_blocks
+from pipeline.wire import Body, Codec, Entry, FrameDecoder, FrameEncoder, StoredEntry
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RESOURCE = Resource(service="deckster", version="1.4.2", environment="production", instance="web-1:4711")
@@ -71,6 +72,23 @@ def test_a_published_frame_decodes(name: str, codec: Codec) -> None:
     entry = Entry("1790000000600-0", "ab" * 16, 0, len(EVENTS), codec, (GOLDEN / name).read_bytes())
     frame = FrameDecoder().decode(entry)
     assert (frame.events, frame.resource, frame.origin) == (EVENTS, RESOURCE, "live")
+
+
+def test_a_published_entry_says_which_events_were_known() -> None:
+    """A backfilled frame as it lies in an archive: its known events keep their sequences, and are handed to nobody."""
+    [stored] = [
+        entry for part in read_blocks((GOLDEN / "segment-v1-known.seg").read_bytes()) for entry in entries(part)
+    ]
+    assert list(stored.fields) == [b"p", b"s", b"n", b"k", b"c", b"b"]
+    frame = FrameDecoder().decode(stored.parse())
+    assert (frame.origin, frame.known, frame.count) == ("backfill", {0, 1, 3}, 5)
+    assert list(frame.events) == [None, None, EVENTS[2], None, EVENTS[4]]
+
+
+def entries(part: list[StoredEntry] | DamagedError) -> list[StoredEntry]:
+    """Return the entries of a block."""
+    assert not isinstance(part, DamagedError)
+    return part
 
 
 def test_sessions_keep_their_partition() -> None:

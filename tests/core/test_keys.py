@@ -26,6 +26,7 @@ UNIT = PARTITION.unit("metrics")
         (PARTITION.fence("ab"), "fences"),
         (PARTITION.counters(), "counters"),
         (PARTITION.handlers(), "declarations"),
+        (PARTITION.ledger("20260101"), "ledgers"),
         (UNIT.cursor(), "cursors"),
         (UNIT.recipes(), "recipes"),
         (UNIT.dead_letters(), "dead letters"),

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from pipeline import limits
 from pipeline.errors import WireError
 from pipeline.events import ErrorEvent, Event, OperationEvent, Resource, TransitionEvent, UsageEvent
-from pipeline.wire import Codec, Entry, Frame, FrameDecoder, FrameEncoder, entry_count, parse_entry
+from pipeline.wire import (
+    Codec,
+    Entry,
+    Frame,
+    FrameDecoder,
+    FrameEncoder,
+    entry_count,
+    parse_entry,
+    parse_known,
+    show_known,
+)
 
 RESOURCE = Resource(service="deckster", version="1.0.0", environment="test", instance="host:1")
 PRODUCER = "0123456789abcdef0123456789abcdef"
@@ -156,6 +166,34 @@ def test_a_number_that_is_none_still_counts_one_event(number: bytes) -> None:
     assert entry_count(fields) == 1
     with pytest.raises(WireError, match="field n is not a sequence number"):
         parse_entry("1-0", fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "indexes"),
+    [(b"", set[int]()), (b"0", {0}), (b"7,9", {7, 9}), (b"0-4,7", {0, 1, 2, 3, 4, 7}), (b"3-1", set[int]())],
+)
+def test_known_events_are_read_as_the_append_script_writes_them(text: bytes, indexes: set[int]) -> None:
+    """Runs and single ones, in order; and back."""
+    known = parse_known(text)
+    assert known == indexes
+    assert parse_known(show_known(known).encode()) == indexes
+
+
+@pytest.mark.parametrize("text", [b",", b"1-", b"-1", b"1 2", b"a", b"1000", b"0-9999"])
+def test_a_fenced_entry_that_garbles_what_is_known_is_no_entry(text: bytes) -> None:
+    """Counting its events again would be a guess; a foreign one has no ledger, and what it says is passed over."""
+    fields = {b"p": b"ab" * 16, b"s": b"0", b"n": b"1", b"k": text, b"b": b'{"events":[{"event":"usage","time_us":1}]}'}
+    with pytest.raises(WireError, match="field k"):
+        parse_entry("1-0", fields)
+    foreign = {name: value for name, value in fields.items() if name not in {b"p", b"s"}}
+    assert FrameDecoder().decode(parse_entry("1-0", foreign)).events == [UsageEvent(1)]
+
+
+def test_what_is_known_is_handed_to_nobody_though_it_cannot_be_read() -> None:
+    """It was counted, or set aside, when it was first here."""
+    body = packed({"events": [{"event": "dream", "time_us": 1}, {"event": "usage", "time_us": 2}]})
+    frame = FrameDecoder().decode(Entry("1-0", "ab" * 16, 0, 2, "mz", body, frozenset({0})))
+    assert (list(frame.events), dict(frame.bad), frame.count) == ([None, UsageEvent(2)], {}, 2)
 
 
 @given(st.binary(max_size=300), st.sampled_from(["mz", "json"]))
