@@ -45,3 +45,29 @@ PRICED: Final = "cn"
 PROVIDER_COST: Final = "cp"
 UNPRICED: Final = "un"
 UNPRICED_TOKENS: Final = "ut"
+
+NAMES: Final = {
+    COST: "cost_nano_usd",
+    PRICED: "priced_requests",
+    PROVIDER_COST: "provider_cost_nano_usd",
+    UNPRICED: "unpriced_requests",
+    UNPRICED_TOKENS: "unpriced_tokens",
+    REQUESTS: "requests",
+    INPUT: "input_tokens",
+    OUTPUT: "output_tokens",
+    REQUEST_US: "request_duration_us",
+    TTFT_US: "ttft_us",
+    RUNS: "runs",
+    RUN_US: "run_duration_us",
+    TOOLS: "tool_calls",
+    TOOL_US: "tool_duration_us",
+    STEPS: "steps",
+    STEP_US: "step_duration_us",
+    TRANSITIONS: "transitions",
+    VISIT_US: "time_in_state_us",
+    VISITS_UNKNOWN: "visits_of_unknown_length",
+    ERRORS: "errors",
+    BACKFILLED: "backfilled_events",
+    BACKFILLED_TOKENS: "backfilled_tokens",
+} | {code: name for name, code in TOKEN_PARTS.items()}
+"""What measures are called where people or other programs read them, the unit in the name."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from consumers.windows import DAY, day_name
+from consumers.windows import DAY, day_shown
 from pipeline.errors import PermanentError
 from pipeline.keys import LIVE_VERSION
 from pipeline.units import US_PER_S
@@ -59,9 +59,9 @@ class Days(Struct, frozen=True, array_like=True):
             return "all days"
         last = self.until_s - DAY.width_s
         if self.until_s and last == self.from_s:
-            return _shown(self.from_s)
-        first = f"from {_shown(self.from_s)}" if self.from_s else ""
-        return f"{first} {f'to {_shown(last)}' if self.until_s else ''}".strip()
+            return day_shown(self.from_s)
+        first = f"from {day_shown(self.from_s)}" if self.from_s else ""
+        return f"{first} {f'to {day_shown(last)}' if self.until_s else ''}".strip()
 
 
 ALL_DAYS: Final = Days()
@@ -333,8 +333,3 @@ def _number(one: Replay) -> int:
 
 def _follows(one: Replay) -> bool:
     return one.progress != "building"
-
-
-def _shown(at_s: int) -> str:
-    name = day_name(at_s)
-    return f"{name[:4]}-{name[4:6]}-{name[6:]}"

@@ -58,6 +58,12 @@ def day_name(time_s: int) -> str:
     return _name_of_day(time_s // DAY_S)
 
 
+def day_shown(time_s: int) -> str:
+    """Return the UTC day of an instant as YYYY-MM-DD."""
+    name = day_name(time_s)
+    return f"{name[:4]}-{name[4:6]}-{name[6:]}"
+
+
 @lru_cache(maxsize=64)
 def _name_of_day(day: int) -> str:
     return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y%m%d")

@@ -8,11 +8,12 @@ from typing import Final
 
 from msgspec import Struct
 
+from consumers.measures import NAMES
 from consumers.reader import StateReader
 from consumers.state import CELL_DIMENSIONS, OTHER, Cell, Measures, merge
 from consumers.versions import Replay, Versions
 from consumers.views.accounting import read_unit_account
-from consumers.windows import DAY, Window, day_name
+from consumers.windows import DAY, Window, day_shown
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys
 
@@ -24,7 +25,10 @@ _MS_PER_S: Final = 1_000
 
 
 class Change(Struct, frozen=True):
-    """One number of a day that differs: of all (`dimension` is ""), or of one name of a dimension."""
+    """One number of a day (`YYYY-MM-DD`) that differs: of all (`dimension` is ""), or of one name of a dimension.
+
+    `measure` is what it is called, the unit in the name (`consumers.measures.NAMES`).
+    """
 
     handler: str
     day: str
@@ -65,9 +69,9 @@ async def read_changes(server: AsyncServer, keys: Keys, partitions: int, version
             of_live, of_shadow = [(await reader.cells_by_window(handler, [window]))[0][1] for reader in (live, shadow)]
             changes += _changes(handler, window, of_live, of_shadow)
             if any(OTHER in cell for cells in (of_live, of_shadow) for cell in cells):
-                capped.add(day_name(window[1]))
+                capped.add(day_shown(window[1]))
     since_s = await _complete_since_s(server, keys, partitions, replay)
-    incomplete = [day_name(start_s) for _, start_s in windows if start_s < since_s]
+    incomplete = [day_shown(start_s) for _, start_s in windows if start_s < since_s]
     return Changes(len(windows), changes, sorted(capped), incomplete)
 
 
@@ -102,7 +106,9 @@ def _changes(
             for measure in sorted(left.keys() | right.keys()):
                 before, after = left.get(measure, 0), right.get(measure, 0)
                 if before != after:
-                    yield Change(handler, day_name(window[1]), dimension, name, measure, before, after)
+                    yield Change(
+                        handler, day_shown(window[1]), dimension, name, NAMES.get(measure, measure), before, after
+                    )
 
 
 def _grouped(cells: Mapping[Cell, Measures], dimension: str) -> dict[str, Measures]:

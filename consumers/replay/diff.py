@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
+import msgspec
+
 from consumers.folding import MAX_AHEAD_US, entry_time_us
 from consumers.replay.keyspace import scan
 from consumers.runtime.committing import Standing, parse_standing
@@ -17,6 +19,8 @@ from consumers.windows import DAY, LIFETIME, MARGINAL_RESOLUTIONS, RESOLUTIONS, 
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys, PartitionKeys, UnitKeys
 from pipeline.units import US_PER_S
+
+_RECIPE: Final = msgspec.json.Decoder(dict[str, object])
 
 Fields: TypeAlias = dict[str, str]
 
@@ -121,11 +125,19 @@ def _shown(standing: Standing | None) -> str:
 
 
 async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, result: Diff) -> None:
-    recipes = await server.all([["LRANGE", unit.recipes(), 0, -1] for unit in (live, shadow)])
-    used = [{row.split(b" ", 2)[1] for row in rows} for rows in recipes]
-    if used[0] != used[1]:
-        texts = [", ".join(row.split(b" ", 2)[2].decode() for row in rows) for rows in recipes]
-        result.causes.append(f"{live.name}: the recipes differ: live {texts[0]}; replay {texts[1]}")
+    replies = await server.all([["LRANGE", unit.recipes(), 0, -1] for unit in (live, shadow)])
+    of_live, of_shadow = ([_RECIPE.decode(row.split(b" ", 2)[2]) for row in rows] for rows in replies)
+    for part in sorted({name for recipe in (*of_live, *of_shadow) for name in recipe}):
+        texts = [" then ".join(_parts(recipes, part)) for recipes in (of_live, of_shadow)]
+        cause = f"{live.name.partition(':')[2]}: {part} was {texts[0]}, and is {texts[1]} in the replay"
+        if texts[0] != texts[1] and cause not in result.causes:
+            result.causes.append(cause)
+
+
+def _parts(recipes: Sequence[Mapping[str, object]], part: str) -> list[str]:
+    """Return what a part of the recipe was, one after the other, without repeating what did not change."""
+    shown = [str(recipe.get(part, "nothing")) for recipe in recipes]
+    return [text for number, text in enumerate(shown) if number == 0 or shown[number - 1] != text]
 
 
 async def _wholly_retained_from(server: AsyncServer, partition: PartitionKeys, shadow: UnitKeys) -> int:

@@ -249,6 +249,10 @@ if of_archive then
   if joins then
     redis.call('HSET', KEYS[2], 'joined', cursor[14])
     redis.call('HDEL', KEYS[2], 'join')
+    -- Every event that there ever was has been in the archive.
+    if cursor[13] == '0' and redis.call('HGET', KEYS[2], 'skipped') == '0' then
+      redis.call('HSET', KEYS[2], 'since', '0')
+    end
   end
   for _, i in ipairs({ 12, 13, 15 }) do
     if ARGV[i] ~= '0' then

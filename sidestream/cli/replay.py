@@ -21,13 +21,13 @@ from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import MOST_SHOWN, Diff, diff
 from consumers.replay.dropping import drop, plan_drop, survey_drop
 from consumers.replay.plan import Plan, read_plan
-from consumers.replay.progress import ReplayProgress, Shelf, read_progress, read_shelf
+from consumers.replay.progress import FOLLOWS_MS, ReplayProgress, Shelf, read_progress, read_shelf
 from consumers.replay.running import Running, Told
 from consumers.runtime.effects import Effect
 from consumers.versions import Days, Replay, Versions, VersionsError
 from consumers.windows import DAY
 from pipeline.errors import SettingsError
-from sidestream.cli.human import NOTHING, counted, duration, harmless, instant, size
+from sidestream.cli.human import NOTHING, counted, dollars, duration, harmless, instant, size
 from sidestream.cli.removals import print_survey
 from sidestream.cli.session import (
     EXIT_FINDING,
@@ -502,12 +502,18 @@ def _print_status(
             _PROGRESS[one.progress],
             f"{progress.taken:,}",
             f"{left:,}" if left else NOTHING,
-            duration(progress.behind_ms * 1_000) if not any(unit.join for unit in progress.units) else "in the archive",
+            _behind(progress),
             f"{progress.dead_letters:,}",
             f"{progress.passed:,}",
             instant(one.began_ms / 1_000),
         )
     out.print(table)
+
+
+def _behind(progress: ReplayProgress) -> str:
+    if any(unit.join for unit in progress.units):
+        return "in the archive"
+    return duration(progress.behind_ms * 1_000) if progress.behind_ms > FOLLOWS_MS else NOTHING
 
 
 def _print_changes(out: Console, replay: Replay, found: Changes, causes: Sequence[str], most: int) -> None:
@@ -536,8 +542,15 @@ def _changes_table(shown: Sequence[Change]) -> Table:
     for one in shown:
         part = f"{(one.replayed - one.live) / one.live:+.1%}" if one.live else "new"
         of = Text(harmless(f"{one.dimension} {one.name or 'none'}") if one.dimension else "all")
-        table.add_row(one.day, one.handler, of, one.measure, f"{one.live:,}", f"{one.replayed:,}", part)
+        measure = one.measure.removesuffix("_nano_usd").removesuffix("_us").replace("_", " ")
+        table.add_row(one.day, one.handler, of, measure, *(_number(one, n) for n in (one.live, one.replayed)), part)
     return table
+
+
+def _number(change: Change, number: int) -> str:
+    if change.measure.endswith("_nano_usd"):
+        return dollars(number)
+    return duration(number) if change.measure.endswith("_us") else f"{number:,}"
 
 
 def _listed(days: Sequence[str]) -> str:

@@ -446,7 +446,7 @@ async def test_a_count_that_was_tampered_with_is_named(server: AsyncServer, keys
     }
     assert {int(one.live or 0) - int(one.replayed or 0) for one in result.differences} == {1}
     changes = await read_changes(server, keys, PARTITIONS, await read_versions(server, keys), replay)
-    assert {one.measure for one in changes.changes} == {"ti"}
+    assert {one.measure for one in changes.changes} == {"input_tokens"}
     assert {one.replayed - one.live for one in changes.changes} == {-1}
     assert changes.changes[0].dimension == "", "a day's total comes first"
     assert {one.dimension for one in changes.changes} >= {"agent", "model"}
