@@ -463,9 +463,8 @@ def _print_plan(out: Console, plan: Plan) -> None:
     if first is not None:
         out.print(f"  since    {instant(first / 1_000)} UTC, when the first entry was appended")
     out.print(f"  takes    about {duration(int(plan.seconds * _US_PER_S))} of one process, less of several")
-    out.print(
-        f"  memory   about {size(plan.state_bytes)} beside what there is; the stream is held until it has caught up"
-    )
+    state = f"about {size(plan.state_bytes)} beside what there is" if plan.state_bytes else "unknown: there is no state"
+    out.print(f"  memory   {state}; the stream is held until it has caught up")
     if plan.missing:
         out.print(f"  missing  {plan.missing:,} events were trimmed, and are in no archive", style="yellow")
     for one in plan.partitions:
