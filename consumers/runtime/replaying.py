@@ -78,6 +78,7 @@ class ReplayUnit(Unit):
         self._behind: EntryId = (0, 0)
         self._had: dict[bytes, int] = {}
         """Producer -> the sequence behind its last event that the archive has given."""
+        self._seeded = False
 
     async def _beginning(self) -> Beginning:
         about = Beginning("oldest", self.version.days, born=self.version.born, kind=self.version.kind)
@@ -121,8 +122,15 @@ class ReplayUnit(Unit):
     async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
         at = parse_id(cursor.entry_id)
         if self._join is None or at >= self._join:
-            return await super()._entries(cursor, block_ms)
+            return [self._known_again(entry) for entry in await super()._entries(cursor, block_ms)]
         return await self._archived(_before(at) if cursor.index else at, self._join)
+
+    def _known_again(self, entry: StoredEntry) -> StoredEntry:
+        """Return an entry of the stream, all its events known where the archive had them under another id."""
+        producer, first = entry.identity()
+        if int(first) + entry.count > self._had.get(producer, 0):
+            return entry
+        return StoredEntry(entry.entry_id, {**entry.fields, b"k": f"0-{entry.count - 1}".encode()})
 
     def _source(self, outcome: Outcome) -> Source:
         return "archive" if self._join and parse_id(outcome.last.entry_id) < self._join else "stream"
@@ -130,7 +138,7 @@ class ReplayUnit(Unit):
     async def _archived(self, behind: EntryId, join: EntryId) -> list[StoredEntry]:
         """Return the archive's next entries behind an entry and below the join; none where it has no more."""
         read = self._read
-        if behind < self._behind or not self._had:
+        if behind < self._behind or not self._seeded:
             # It begins here, or the server was put back: what was read behind this place is to be read again.
             read.clear()
             await self._seed(behind)
@@ -164,6 +172,7 @@ class ReplayUnit(Unit):
     async def _seed(self, behind: EntryId) -> None:
         """Learn what producers have had, from the segment before an entry: who goes on here has not read it."""
         self._had.clear()
+        self._seeded = True
         history, number = self._archive(), self.partition.number
         before = [one for one in await history.beyond(number, "0-0") if one.name.first <= behind]
         if before:

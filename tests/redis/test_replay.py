@@ -184,10 +184,11 @@ async def test_a_new_server_gets_its_history_from_the_archive_alone(
     assert [len(await archive.store.aside(n)) for n in range(PARTITIONS)] == [0] * PARTITIONS
 
 
+@pytest.mark.parametrize("trimmed", [True, False])
 async def test_a_frame_sent_again_to_a_server_that_had_lost_it_counts_once(
-    server: AsyncServer, keys: Keys, append: Appender, archive: SegmentArchive
+    server: AsyncServer, keys: Keys, append: Appender, archive: SegmentArchive, *, trimmed: bool
 ) -> None:
-    """The archive has it under two ids; its producer and sequence say that it is one."""
+    """It is there under two ids, in the archive or behind the join; its producer and sequence say that it is one."""
     await append([UsageEvent(NOW_US, input_tokens=5)])
     await carried(server, keys, archive)
     await server.call("FLUSHALL")
@@ -195,7 +196,8 @@ async def test_a_frame_sent_again_to_a_server_that_had_lost_it_counts_once(
     await append([UsageEvent(NOW_US, input_tokens=5)])
     await append([UsageEvent(NOW_US, input_tokens=2)])
     await carried(server, keys, archive)
-    await trim_all(server, keys)
+    if trimmed:
+        await trim_all(server, keys)
     replay, _ = await replayed(server, keys, archive)
     await swap(server, keys, PARTITIONS, replay.number)
     assert (await report(server, keys)).totals.input_tokens == 7
