@@ -34,7 +34,7 @@ matrix:
 
 # Kill, freeze and roll back, for minutes, with an oracle; then the same with each guard removed, which must be caught.
 # First over the applications, then over the workers; there also with two price books at once, behind a FLUSHALL, and
-# with streams that are trimmed; then over replays.
+# with streams that are trimmed, with entries that are mostly bad; then over replays.
 SEED ?= 1
 STORM_SECONDS ?= 120
 STORM = cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.producing --seed $(SEED)
@@ -50,6 +50,7 @@ storm: $(STAMP)
 	@set -e; for server in $(OTHER_SERVERS); do ($(CONSUMING_STORM) --seconds 40 --server $$server); done
 	@set -e; for flavour in two_books flushed wrong_type; do ($(CONSUMING_STORM) --seconds 12 --variant $$flavour); done
 	@$(CONSUMING_STORM) --seconds 40 --variant trimmed
+	@$(CONSUMING_STORM) --seconds 20 --variant malformed
 	@cd tests && PYTHONPATH=. ../$(BIN)/python -m storms.replaying --seed $(SEED) --seconds $(STORM_SECONDS)
 	@for variant in no_cursor no_gone any_recipe cursor_first maxlen late_validation letters_again early_answer; do \
 		($(CONSUMING_STORM) --seconds 6 --variant $$variant); code=$$?; \

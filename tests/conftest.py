@@ -3,11 +3,16 @@
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
+from hypothesis import settings
 from support import Appender, RealServer, server_kinds, spawned
 
 from consumers.views.status import read_status
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.keys import Keys
+
+# A machine that is busy is no finding.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

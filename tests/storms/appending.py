@@ -35,9 +35,12 @@ class Appender:
         seed: Of the dice.
         partitions: How many there are.
         append: The script.
+        mostly_bad: See `Maker`.
     """
 
-    def __init__(self, url: str, keys: Keys, *, seed: int, partitions: int, append: Script) -> None:
+    def __init__(  # noqa: PLR0913 - where, what, how
+        self, url: str, keys: Keys, *, seed: int, partitions: int, append: Script, mostly_bad: bool = False
+    ) -> None:
         self.record: list[Entry] = []
         """What lies on the streams now."""
         self.rolled_back: list[Entry] = []
@@ -47,7 +50,7 @@ class Appender:
         """Entries that were taken by a rollback and appended again."""
         self.happened: Counter[str] = Counter()
         self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
-        self._maker = Maker(self._dice, partitions)
+        self._maker = Maker(self._dice, partitions, mostly_bad=mostly_bad)
         self._producers = [self._dice.randbytes(16).hex() for _ in range(PRODUCERS)]
         self._next: Counter[tuple[str, int]] = Counter()
         self._keys = keys

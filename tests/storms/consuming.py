@@ -34,6 +34,7 @@ from storms.consuming_plan import (
     KILLS,
     KILLS_PAUSE_S,
     LEAST_A_MINUTE,
+    MALFORMED_A_MINUTE,
     NEEDED,
     TAKES_S,
     TRIMMED_A_MINUTE,
@@ -143,7 +144,12 @@ class Storm:
         self.far_side = FarSide(seed)
         self.far_side.__enter__()
         self.appender = Appender(
-            f"unix://{self.server.socket}", self.keys, seed=seed, partitions=PARTITIONS, append=append_script(variant)
+            f"unix://{self.server.socket}",
+            self.keys,
+            seed=seed,
+            partitions=PARTITIONS,
+            append=append_script(variant),
+            mostly_bad=variant == "malformed",
         )
         self.workers = Workers(
             {
@@ -439,7 +445,7 @@ def run(seed: int, seconds: float, variant: str = "none", kind: str = "valkey") 
     """Let a storm rage, and return what was found."""
     needed = NEEDED.get(variant)
     with raging(seed, variant, kind) as storm:
-        kinds, pause_s = (KILLS, KILLS_PAUSE_S) if variant == "killed" else (WEIGHTS, PAUSE_S)
+        kinds, pause_s = (KILLS, KILLS_PAUSE_S) if variant in {"killed", "malformed"} else (WEIGHTS, PAUSE_S)
         storm.rage(plan(seed, seconds, kinds, takes_s=TAKES_S, first=needed, pause_s=pause_s))
         storm.calm()
         verdict, checks = storm.judge()
@@ -453,8 +459,10 @@ def _outcome(storm: Storm, verdict: CountingVerdict, checks: Sequence[Check], *,
     least = dict(LEAST_A_MINUTE)
     if storm.variant in NEEDED:
         least = {name: LEAST_A_MINUTE.get(name, 1) for name in (*ALWAYS_NEEDED, *NEEDED[storm.variant])}
-    if storm.variant == "killed":
+    if storm.variant in {"killed", "malformed"}:
         least["kill a worker"] = KILLED_A_MINUTE
+    if storm.variant == "malformed":
+        least["set aside"] = MALFORMED_A_MINUTE
     if storm.variant == "trimmed":
         # Rollbacks take most of what is not yet trimmed and of what is.
         least |= {"events": 1_000, "set aside": 10, "trimmed events": TRIMMED_A_MINUTE}

@@ -60,6 +60,9 @@ ALWAYS_NEEDED: Final = ("events", "set aside", "commit OK")
 KILLED_A_MINUTE: Final = 20
 """Workers killed, where only they suffer."""
 
+MALFORMED_A_MINUTE: Final = 10_000
+"""Events that must be set aside, where most entries are bad."""
+
 TRIMMED_A_MINUTE: Final = 2_000
 """Events, where streams are trimmed, since the last rollback: it takes the counter along."""
 
@@ -76,6 +79,7 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "wrong_type": ("plant a wrong type", "kill a worker"),
     "flushed": ("kill a worker", "kill the server"),
     "killed": ("kill a worker", "freeze a worker", "commit too late"),
+    "malformed": ("kill a worker", "freeze a worker", "commit too late"),
     "trimmed": ("remember the server", "kill a worker", "roll the server back", "freeze a worker", "commit too late"),
 }
 """Variant -> the faults its guard is there for: they come first, and a short run has no others."""

@@ -176,10 +176,10 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = {
 }
 """The checks of which at least one must fail."""
 
-FLAVOURS: Final = ("two_books", "flushed", "wrong_type", "trimmed", "killed")
+FLAVOURS: Final = ("two_books", "flushed", "wrong_type", "trimmed", "killed", "malformed")
 """Other storms, with every guard in place: workers of two price books at once; a FLUSHALL at the beginning; a key of
 the state that is something else, so that commits fail until it is taken away; streams that keep seconds only; workers
-that are killed again and again, and nothing else."""
+that are killed again and again, and nothing else; entries that are mostly bad."""
 
 
 def append_script(variant: str) -> Script:

@@ -87,21 +87,22 @@ class Maker:
     Args:
         dice: Decides everything.
         partitions: How many there are.
+        mostly_bad: Make most of them such that events must be set aside.
     """
 
-    def __init__(self, dice: random.Random, partitions: int) -> None:
+    def __init__(self, dice: random.Random, partitions: int, *, mostly_bad: bool = False) -> None:
         self.rich = 0
         self.made = 0
         self._entries = 0
         self._dice = dice
         self._partitions = partitions
         self._ways: Mapping[Callable[[int], Entry], int] = {
-            self._good: 88,
-            self._some_bad: 4,
-            self._all_bad: 2,
-            self._damaged: 2,
+            self._good: 12 if mostly_bad else 88,
+            self._some_bad: 40 if mostly_bad else 4,
+            self._all_bad: 30 if mostly_bad else 2,
+            self._damaged: 10 if mostly_bad else 2,
             self._foreign: 2,
-            self._foreign_bad: 1,
+            self._foreign_bad: 6 if mostly_bad else 1,
         }
 
     def entry(self, partition: int | None = None) -> Entry:
