@@ -20,22 +20,16 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from consumers.contract import Archive
-from consumers.register import read_versions
 from consumers.runtime.arbiter import Arbiter
-from consumers.runtime.archiving import ArchivingUnit
-from consumers.runtime.batch import Decoder
-from consumers.runtime.effects import ArchiveEffect, Effect
+from consumers.runtime.effects import Effect
 from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
-from consumers.runtime.replaying import ReplayUnit, Version
-from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
-from consumers.versions import ALL_DAYS, Replay, Versions
+from consumers.runtime.unit import OlderRecipeError, Unit
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
-from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
-from pipeline.presence import read_partitions
+from pipeline.keys import Keys
 
 log = logging.getLogger("sidestream.worker")
 
@@ -121,15 +115,22 @@ class Worker:
         self.options = options or WorkerOptions()
         self.left = anyio.Event()
         """Set when it has handed its leases back, or given up to."""
-        self._units: dict[str, Unit] = {}
-        """By the keys of their leases."""
         self._server = server
         self._keys = keys
         self._effects = list(effects)
         self._periodic = list(periodic)
-        self._unit_options: dict[int, UnitOptions] = {}
-        self._left_versions: frozenset[tuple[str, int]] = frozenset()
-        """Handlers of replays that are left to workers with their recipe."""
+        self._roster = Roster(
+            server,
+            keys,
+            self._effects,
+            RosterOptions(
+                self.options.name,
+                self.options.version,
+                self.options.history,
+                self.options.adopt_recipe,
+                self.options.trial_timeout_s,
+            ),
+        )
         self._stopping = anyio.Event()
         self._arbiter = Arbiter(server, keys, self.options.name)
         self._health = HealthWatch(time.monotonic(), self.options.stuck_after_s)
@@ -138,7 +139,7 @@ class Worker:
     @property
     def units(self) -> list[Unit]:
         """The units that it carries, or would where others did not."""
-        return list(self._units.values())
+        return list(self._roster.units.values())
 
     async def open(self) -> list[Unit]:
         """Learn the partitions and versions, and return the units that are new; each declares itself at its first step.
@@ -146,78 +147,10 @@ class Worker:
         Raises:
             SidestreamError: Redis is away or refuses.
         """
-        count = await read_partitions(self._server, self._keys)
-        versions = await read_versions(self._server, self._keys)
-        carried = [(effect, *which) for effect in self._effects for which in self._carried(effect, versions)]
-        wanted: dict[str, Unit] = {}
-        new: list[Unit] = []
-        for partition in map(self._keys.partition, range(count)):
-            for effect, number, replay in carried:
-                key = partition.unit(effect.name, number).lease()
-                unit = self._units.get(key)
-                if unit is None:
-                    unit = self._unit(partition, effect, number, replay)
-                    new.append(unit)
-                elif isinstance(unit, ReplayUnit):
-                    unit.version = self._version(effect.name, number, replay)
-                wanted[key] = unit
-        gone = self._units.keys() - wanted.keys()
-        self._units = wanted
+        new, gone = await self._roster.refresh()
         for key in sorted(gone & self._arbiter.held):
             await self._arbiter.hand_back(key)
         return new
-
-    def _carried(self, effect: Effect, versions: Versions) -> list[tuple[int, Replay | None]]:
-        """Return the versions of an effect that this worker carries, a base without its replay."""
-        only = self.options.version
-        if effect.kind != "fold":
-            return [] if only else [(LIVE_VERSION, None)]
-        recipe_hash, _ = effect.recipe()
-        base = versions.base(effect.name)
-        found: list[tuple[int, Replay | None]] = [(base, None)] if only in {None, base} else []
-        for one in versions.replays:
-            mine = one.number == only if only else one.progress != "building"
-            if mine and one.takes(effect.name, recipe_hash):
-                found.append((one.number, one))
-            elif mine and effect.name in one.handlers:
-                self._leave_version(effect.name, one.number)
-        return found
-
-    def _leave_version(self, handler: str, number: int) -> None:
-        if (handler, number) not in self._left_versions:
-            self._left_versions |= {(handler, number)}
-            about = {"unit": f"v{number}:{handler}"}
-            log.warning("A replayed version is left to workers with the recipe that it is computed with", extra=about)
-
-    def _unit(self, partition: PartitionKeys, effect: Effect, version: int, replay: Replay | None) -> Unit:
-        options = self._unit_options.get(version)
-        if options is None:
-            options = self._unit_options[version] = UnitOptions(
-                decoder=Decoder(len(self._effects)),
-                version=version,
-                adopt_recipe=self.options.adopt_recipe,
-                owner=self.options.name,
-                trial_timeout_s=self.options.trial_timeout_s,
-            )
-        if isinstance(effect, ArchiveEffect):
-            return ArchivingUnit(self._server, partition, effect, options)
-        if version != LIVE_VERSION:
-            return ReplayUnit(self._server, partition, effect, options, self._version(effect.name, version, replay))
-        return Unit(self._server, partition, effect, options)
-
-    def _version(self, handler: str, number: int, replay: Replay | None) -> Version:
-        async def known() -> bool:
-            born = replay.born if replay else ""
-            return (await read_versions(self._server, self._keys)).known(handler, number, born)
-
-        answers = replay is None or replay.progress == "swapped"
-        return Version(
-            days=replay.days if replay else ALL_DAYS,
-            born=replay.born if replay else "",
-            kind="fold" if answers else "replay",
-            known=known,
-            history=self.options.history,
-        )
 
     async def run_until_idle(self) -> int:
         """Carry every unit, without leases, until none finds an event; return how many events moved.
@@ -339,7 +272,7 @@ class Worker:
         key, place = unit.keys.lease(), _place(unit)
         outage = Outage(f"{unit.keys.name}, partition {unit.partition.number}")
         checked_s = time.monotonic()
-        while not self._stopping.is_set() and self._units.get(key) is unit:
+        while not self._stopping.is_set() and self._roster.units.get(key) is unit:
             if key in self._arbiter.left:
                 await self._rest(PAUSE_S)
                 await self._try_again(unit)
