@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from sidestream.cli import alerts, archive, dlq, handler, replay, spool
+from sidestream.cli.dashboard import dashboard
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(worker)
 app.command()(status)
 app.command()(report)
+app.command()(dashboard)
 app.command()(health)
 app.command()(purge)
 app.add_typer(alerts.app, name="alerts")
