@@ -37,7 +37,7 @@ _ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 12)
 _HAIR: Final = 1.000001
 """A sum of floats may be so far above the round number that it is."""
 
-_MOST_LABELS: Final = 6
+_MOST_LABELS: Final = 9
 MOST_SLICES: Final = 6
 """Slices of a ring that can still be told apart; what is beyond is one of its own."""
 
@@ -155,8 +155,8 @@ class Share(Protocol):
     def colour(self) -> str: ...  # noqa: D102
 
 
-def ring(parts: Sequence[Share], title: str) -> Markup:
-    """Return a ring of parts, the first from the top on."""
+def ring(parts: Sequence[Share], title: str, total: str) -> Markup:
+    """Return a ring of parts, the first from the top on, with the total in its middle."""
     gap = 0.6 if len(parts) > 1 else 0.0
     slices, begun = [Markup('<circle class="track" cx="21" cy="21" r="15.9"/>')], 0.0
     for part in parts:
@@ -169,6 +169,7 @@ def ring(parts: Sequence[Share], title: str) -> Markup:
             ).format(part.colour, f"{drawn:.2f}", f"{100 - drawn:.2f}", f"{25 - begun:.2f}")
         )
         begun += share
+    slices.append(Markup('<text x="21" y="22.6">{}</text>').format(total))
     return Markup('<svg class="ring" viewBox="0 0 42 42" role="img" aria-label="{}">{}</svg>').format(
         title, Markup("").join(slices)
     )

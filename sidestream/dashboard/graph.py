@@ -22,6 +22,8 @@ MOST_STATES: Final = 14
 _WIDE, _HIGH = 128, 46
 _APART_X, _APART_Y = 74, 34
 _EDGE: Final = 16
+_LIFT, _LIFT_MORE, _MOST_LIFTS = 40, 13, 3
+"""How far above the states a way over two layers swings, and one over more."""
 _MOST_CHARS: Final = 16
 
 
@@ -127,11 +129,13 @@ def _reaches(pairs: Iterable[tuple[str, str]], first: str, last: str, most: int)
 
 def _places(layers: Sequence[Sequence[str]]) -> Mapping[str, _Place]:
     tallest = max(len(layer) for layer in layers)
+    # Room for ways that swing above the first row.
+    top = _EDGE + (_LIFT + _LIFT_MORE * min(len(layers) - 3, _MOST_LIFTS) - _HIGH / 2 + 8 if len(layers) > 2 else 14)  # noqa: PLR2004
     found: dict[str, _Place] = {}
     for column, layer in enumerate(layers):
         above = (tallest - len(layer)) * (_HIGH + _APART_Y) / 2
         for row, name in enumerate(layer):
-            found[name] = _Place(_EDGE + column * (_WIDE + _APART_X), _EDGE + 14 + above + row * (_HIGH + _APART_Y))
+            found[name] = _Place(_EDGE + column * (_WIDE + _APART_X), top + above + row * (_HIGH + _APART_Y))
     return found
 
 
@@ -142,13 +146,13 @@ def _way(first: _Place, second: _Place, number: int, high: float) -> tuple[str, 
         return f"M{x - 16} {y} C{x - 24} {y - 26} {x + 24} {y - 26} {x + 16} {y - 2}", x, y - 20
     if second.x > first.x:
         start, end = (first.x + _WIDE, first.y + _HIGH / 2), (second.x - 1, second.y + _HIGH / 2)
-        far = second.x - first.x > _WIDE + _APART_X + 1
+        layers = round((second.x - first.x) / (_WIDE + _APART_X))
         # Over more than one layer it swings above, so as not to run through a state.
-        lift = -(_HIGH / 2 + 12) * ((second.x - first.x) / (_WIDE + _APART_X) - 1) if far and first.y == second.y else 0
-        bend = (end[0] - start[0]) / 2 if not far else _APART_X * 0.8
+        lift = -(_LIFT + _LIFT_MORE * min(layers - 2, _MOST_LIFTS)) if layers > 1 and first.y == second.y else 0
+        bend = (end[0] - start[0]) * (0.5 if layers == 1 else 0.25)
         path = (
-            f"M{start[0]:.0f} {start[1]:.0f} C{start[0] + bend:.0f} {start[1] + lift * 1.3:.0f} "
-            f"{end[0] - bend:.0f} {end[1] + lift * 1.3:.0f} {end[0]:.0f} {end[1]:.0f}"
+            f"M{start[0]:.0f} {start[1]:.0f} C{start[0] + bend:.0f} {start[1] + lift * 1.33:.0f} "
+            f"{end[0] - bend:.0f} {end[1] + lift * 1.33:.0f} {end[0]:.0f} {end[1]:.0f}"
         )
         return path, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + lift - 5
     if second.x == first.x:

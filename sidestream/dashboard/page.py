@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from consumers.views.figures import Timing
-from pipeline.units import US_PER_MS
+from pipeline.units import US_PER_MS, format_duration_s
 from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
 from sidestream.dashboard import charts, words
 from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, parse_address
@@ -126,6 +126,7 @@ _COMMON: Final[dict[str, object]] = {
     "time_of": words.time_of,
     "visit_cost": words.visit_cost,
     "error_ratio_of": words.error_ratio_of,
+    "worrying": words.WORRYING_RATIO,
     "NOTHING": NOTHING,
     "UNKNOWN": words.UNKNOWN,
 }
@@ -137,6 +138,7 @@ _FILTERS: Final = {
     "amount": amount,
     "duration": duration,
     "duration_ms": duration_ms,
+    "seconds": format_duration_s,
     "percent": percent,
     "size": size,
     "counted": counted,

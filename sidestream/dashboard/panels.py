@@ -14,25 +14,26 @@ from consumers.views.completeness import COST, METRICS
 from consumers.views.figures import Figures, Group, Timing
 from consumers.views.report import Report
 from consumers.views.status import ProducerStatus
-from consumers.windows import DAY_S, HOUR_S
+from consumers.windows import DAY_S, HOUR_S, MINUTE_S
 from pipeline.presence import Presence
-from pipeline.units import US_PER_MS, US_PER_S
+from pipeline.units import US_PER_MS
 from sidestream.cli.human import amount, counted, dollars, duration
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
 from sidestream.dashboard.sources import handler_name
-from sidestream.dashboard.view import View
-from sidestream.dashboard.words import dollars_short, error_ratio_of, name, speaks_by_requests, time_of
+from sidestream.dashboard.view import LiveSession, View
+from sidestream.dashboard.words import dollars_short, error_ratio_of, name, speaks_by_requests, time_of, time_short
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
 _REST: Final = "rest"
 _MOST_NAMED: Final = 3
+_MOST_SESSIONS_SHOWN: Final = 25
 _WORRYING: Final = frozenset({"long", "stuck"})
 _STANDINGS: Final = (
-    ("active", "Active", "heard of within 30 minutes"),
-    ("long", "Long in a state", "longer than 95 % of visits there"),
-    ("stuck", "Stuck", "an operation is open for 30 s or more"),
-    ("quiet", "Abandoned", "silent for 30 minutes, not at an end"),
-    ("ended", "Ended", "in a state that none leaves"),
+    ("active", "Active", "in the last 30 minutes"),
+    ("long", "Long in a state", "past 95 % of visits"),
+    ("stuck", "Stuck", "open for over 30 s"),
+    ("quiet", "Abandoned", "silent for 30 minutes"),
+    ("ended", "Ended", "in a last state"),
 )
 
 
@@ -125,8 +126,8 @@ class Panels:
         """How wide a step of the trend is, in words."""
         step_s = self.view.cells.step_s
         if step_s >= DAY_S:
-            return "day"
-        return "hour" if step_s == HOUR_S else duration(step_s * US_PER_S)
+            return "by the day"
+        return {HOUR_S: "by the hour", MINUTE_S: "by the minute"}.get(step_s, f"by {step_s // MINUTE_S} minutes")
 
     @property
     def by_requests(self) -> bool:
@@ -182,6 +183,10 @@ class Panels:
             (standing, title, about, counts[standing], "warn" if counts[standing] and standing in _WORRYING else "")
             for standing, title, about in _STANDINGS
         ]
+
+    def sessions_shown(self) -> Sequence[LiveSession]:
+        """Return the sessions that the page has room for; `/api/view` has all that were read."""
+        return self.view.live_sessions[:_MOST_SESSIONS_SHOWN]
 
     def rules(self) -> Sequence[AlertRow]:
         """Return the alert rules, those that fire first."""
@@ -250,7 +255,7 @@ class Panels:
             Series("mean", self._values(lambda figures: timing(figures)[0]), "c2", dashed=True),
         ]
         title = "Request time" if by_requests else "Response time"
-        return self._chart(title, series, _time, _time, axis_of=round_up_time)
+        return self._chart(title, series, _time, time_short, axis_of=round_up_time)
 
     def hourly_trend(self) -> Chart:
         """Return what each step costs by the hour; a step that is not over counts as far as it has come."""

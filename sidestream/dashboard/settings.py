@@ -57,8 +57,8 @@ class DashboardSettings:
         if not (is_loopback(self.host) or self.token or self.proxy_header):
             raise SettingsError(
                 f"--host: {self.host} can be reached from other machines, and the page says what is spent and by whom. "
-                f"Give a token (--token, or {DASHBOARD_TOKEN_VARIABLE}), or --proxy-header and --proxy where a proxy in front of "
-                "it lets people in"
+                f"Give a token (--token, or {DASHBOARD_TOKEN_VARIABLE}), or --proxy-header and --proxy where a proxy "
+                "in front of it lets people in"
             )
 
     @property

@@ -42,6 +42,8 @@ NOW_MINUTES: Final = 5
 QUIET_US: Final = 30 * MINUTE_S * US_PER_S
 """A session that nothing was heard of for so long, and that has not reached a last state, counts as abandoned."""
 
+_ORDER: Final = ("stuck", "long", "active", "quiet", "ended")
+
 LEAST_LONG_US: Final = MINUTE_S * US_PER_S
 """Below a minute no stay counts as long, whatever others took."""
 
@@ -208,14 +210,13 @@ class View:
 
     @cached_property
     def live_sessions(self) -> list[LiveSession]:
-        """The sessions that were heard of lately: those that are stuck or long in a state first."""
+        """The sessions that were heard of lately: those that are stuck or long in a state first, the ended last."""
         if self.live_look is None:
             return []
         states = {state.name: state for state in states_of(self.look.cells.of_metrics, self.look.cells.of_cost)}
         rows = [_live(seen, self.live_look, states, self._open_ms(seen.session)) for seen in self.live_look.sessions]
         wanted = [row for row in rows if self._matches(row.seen)]
-        order = ("stuck", "long")
-        return sorted(wanted, key=lambda row: order.index(row.standing) if row.standing in order else len(order))
+        return sorted(wanted, key=lambda row: _ORDER.index(row.standing))
 
     def _open_ms(self, session: str) -> int | None:
         rows = self.pipeline.status.in_flight if self.pipeline else ()

@@ -18,7 +18,11 @@ from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless
 UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
 
-_CENT: Final = NANO_PER_USD // 100
+_TEN: Final = 10
+_THOUSAND: Final = 1_000
+
+WORRYING_RATIO: Final = 0.05
+"""Failures above it are marked: the guide's threshold."""
 
 
 def name(text: str | None) -> str:
@@ -38,11 +42,18 @@ def money(nano_usd: int | None, unpriced: int | None = 0) -> str:
 
 
 def dollars_short(nano_usd: float) -> str:
-    """Return money for an axis: $0.002, $0.25, $12, $1.5k."""
+    """Return money for an axis: $0, $0.002, $0.60, $12, $1.5k."""
     usd = nano_usd / NANO_PER_USD
-    if usd >= 1_000:  # noqa: PLR2004 - from a thousand on
+    if usd >= _THOUSAND:
         return f"${amount(round(usd))}"
-    return f"${usd:.4f}".rstrip("0").rstrip(".") if usd < 1 else f"${usd:g}"
+    if usd >= _TEN or not usd:
+        return f"${usd:g}"
+    return f"${usd:.2f}" if round(usd, 2) == round(usd, 6) else f"${usd:.6f}".rstrip("0")
+
+
+def time_short(time_us: float) -> str:
+    """Return a duration for an axis: 0, 320 ms, 20 s."""
+    return duration(round(time_us)).replace(".0 ", " ").replace(" 00 s", "") if time_us else "0"
 
 
 def cost_of(figures: Figures, *, known: bool) -> str:

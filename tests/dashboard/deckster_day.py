@@ -4,10 +4,11 @@ The same every time, but for the instant that it ends at.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
+import msgspec
 from support import Appender
 
 from pipeline.events import ErrorEvent, Event, OperationEvent, Resource, TransitionEvent, UsageEvent
@@ -24,7 +25,9 @@ AGENTS: Final = {
     "illustrating": ("illustrator", "gpt-4o", 1_800, 5.0),
     "review": ("reviewer", "deck-writer-7b", 3_900, 2.4),
 }
-"""State -> who answers there, with which model, tokens in the mean, seconds in the mean; nobody knows the last's price."""
+"""State -> who answers, with which model, tokens and seconds in the mean; nobody knows the price of the last."""
+
+PROVIDERS: Final = {"gpt-4o": "openai", "gpt-4o-mini": "openai", "claude-sonnet-4-5": "anthropic"}
 
 NEXT: Final = {
     "greeting": (("outlining", 0.9), ("done", 0.1)),
@@ -60,11 +63,11 @@ class Day:
         state, at_us = "greeting", start_us
         user = f"user-{self.dice.randrange(60)}"
         yield TransitionEvent(at_us, from_state="", to_state=state, session=session, user=user)
-        for turn in range(12):
+        for _ in range(12):
             entered_us = at_us
-            for _ in range(self.dice.choice((1, 1, 2))):
+            for _run in range(self.dice.choice((1, 1, 2))):
                 at_us += int(self.dice.expovariate(1 / 25) * US)
-                at_us = yield from self._run(session, user, state, at_us, turn, faster=faster)
+                at_us = yield from self._run(session, user, state, at_us, faster=faster)
             at_us += int(self.dice.expovariate(1 / 40) * US)
             following = self.dice.choices(*zip(*NEXT[state], strict=True))[0]
             if self.dice.random() < 0.05:
@@ -76,30 +79,35 @@ class Day:
             if state == "done":
                 return
 
-    def _run(self, session: str, user: str, state: str, at_us: int, turn: int, *, faster: bool) -> Iterator[Event]:
+    def _run(self, session: str, user: str, state: str, at_us: int, *, faster: bool) -> Generator[Event, None, int]:
         agent, model, tokens, seconds = AGENTS[state]
-        run_id = f"run-{session}-{turn}-{self.dice.randrange(10**6)}"
+        run_id = f"run-{session}-{self.dice.randrange(10**6)}"
         begun_us, status = at_us, "ok"
-        common = {"session": session, "user": user, "state": state, "agent": agent}
+        where = {"session": session, "user": user, "state": state, "agent": agent, "run_id": run_id}
         for _ in range(self.dice.choice((1, 1, 2, 3))):
             wide_us = int(self.dice.lognormvariate(0, 0.5) * seconds * US * (0.7 if faster else 1))
             at_us += wide_us
-            failed = self.dice.random() < 0.03
-            status = "error" if failed else "ok"
-            tokens_in = int(self.dice.lognormvariate(0, 0.6) * tokens)
-            yield UsageEvent(
-                at_us, model=model, provider="openai", input_tokens=0 if failed else tokens_in,
-                output_tokens=0 if failed else int(tokens_in * 0.22), duration_us=wide_us, ttft_us=wide_us // 5,
-                cache_read_tokens=0 if failed else tokens_in // 3, status=status, run_id=run_id, **common,
-            )  # fmt: skip
-            if failed:
+            status = "error" if self.dice.random() < 0.03 else "ok"
+            size = 0 if status == "error" else int(self.dice.lognormvariate(0, 0.6) * tokens)
+            sizes = {"input_tokens": size, "output_tokens": size * 22 // 100, "cache_read_tokens": size // 3}
+            times = {"duration_us": wide_us, "ttft_us": wide_us // 5}
+            provider = PROVIDERS.get(model, "")
+            yield made(UsageEvent, at_us, **where, **sizes, **times, model=model, provider=provider, status=status)
+            if status == "error":
                 kind = self.dice.choices(ERRORS, (6, 2, 1))[0]
-                yield ErrorEvent(at_us, type=kind, message="said by a test", model=model, run_id=run_id, **common)
+                yield made(ErrorEvent, at_us, **where, type=kind, message="said by a test", model=model)
                 break
-        yield OperationEvent(
-            at_us, name=agent, kind="run", duration_us=at_us - begun_us, status=status, operation_id=run_id, **common
-        )
+        ended = {"name": agent, "kind": "run", "duration_us": at_us - begun_us, "status": status}
+        yield made(OperationEvent, at_us, **where, **ended, operation_id=run_id)
         return at_us
+
+
+Made = TypeVar("Made", bound=Event)
+
+
+def made(kind: type[Made], time_us: int, **fields: object) -> Made:
+    """Return an event of plain values."""
+    return msgspec.convert({"event": kind.__struct_config__.tag, "time_us": time_us, **fields}, kind)
 
 
 async def append_day(append: Appender, day: Day) -> int:
