@@ -43,13 +43,16 @@ class Edges(Struct, frozen=True):
     left_out: LeftOut = LeftOut()
 
 
-async def read_expensive(reader: StateReader, windows: Sequence[Window], most: int) -> list[ExpensiveRun]:
-    """Read the most expensive runs, what a cap hid last.
+async def read_expensive(
+    reader: StateReader, windows: Sequence[Window], most: int, agent: str = ""
+) -> list[ExpensiveRun]:
+    """Read the most expensive runs, what a cap hid last; of an agent, those that are among the 200 of each window.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
-    names = (await ranked_names(reader, COST, "run", windows, most)).names[:most]
+    ranked = await ranked_names(reader, COST, "run", windows, max(most, _ALL_OFFERED) if agent else most)
+    names = [name for name in ranked.names if agent in {"", _RUN_NAME.decode(name)[0]}][:most]
     runs = await measures_of(reader, COST, "run", windows, names=[*names, OTHER], measures=_OF_COST)
     over_cap = runs.pop(OTHER, None)
     ordered = sorted(runs.items(), key=lambda run: (-run[1].get(code.COST, 0), run[0]))

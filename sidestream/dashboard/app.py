@@ -68,7 +68,7 @@ class Dashboard:
     async def parts(self, request: Request) -> Response:
         """Answer with the parts of a page, for one that asks by itself."""
         view = await read_view(self.sources, _address_of(request))
-        return _json(msgspec.json.encode(self.pages.parts(view).parts))
+        return _json(msgspec.json.encode(self.pages.parts(view).plain()))
 
     async def live(self, request: Request) -> Response:
         """Tell a page what changes of it, until it is closed."""
@@ -85,7 +85,7 @@ class Dashboard:
             while not self.stopping.is_set():
                 view = await self._look(address)
                 if view is not None:
-                    parts = {name: str(html) for name, html in self.pages.parts(view).parts.items()}
+                    parts = self.pages.parts(view).plain()
                     changed = {name: html for name, html in parts.items() if told.get(name) != html}
                     if changed:
                         # The first time all of them: the page was made a moment before.

@@ -35,6 +35,10 @@ class Rendered:
 
     parts: dict[str, Markup]
 
+    def plain(self) -> dict[str, str]:
+        """Return them as plain texts."""
+        return {name: str(html) for name, html in self.parts.items()}
+
 
 @dataclass(slots=True)
 class Pages:
@@ -50,8 +54,7 @@ class Pages:
 
     def parts(self, view: View) -> Rendered:
         """Return the parts of a page that change with what is read."""
-        looks = (view.look, view.alerts, view.pace_look, view.days_look, view.live_look, view.pipeline, view.error)
-        key = view.address, tuple(map(id, looks))
+        key = view.address, tuple(map(id, view.looks))
         # Together with its view, whose looks then live on: an id belongs to no other meanwhile.
         if key not in self._kept:
             self._kept[key] = view, _rendered(view)

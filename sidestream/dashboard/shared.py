@@ -20,7 +20,7 @@ from pipeline.errors import SidestreamError
 EVERY_S: Final = 1.0
 """People do not read faster, and the metrics of a second ago are not committed much earlier."""
 
-_SHARE: Final = 10
+SHARE: Final = 10
 """Reading takes at most one part in so many of the time."""
 
 _ASKED_LATELY_S: Final = 30.0
@@ -61,6 +61,7 @@ class Shared:
 
     clock: Callable[[], float] = time.monotonic
     every_s: float = EVERY_S
+    share: int = SHARE
     most: int = _MOST
     _slots: OrderedDict[Hashable, _Slot] = field(default_factory=OrderedDict[Hashable, _Slot])
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
@@ -88,7 +89,7 @@ class Shared:
         """Return the time between two reads of a value: `every_s`, or longer where reading is slow."""
         now_s = self.clock()
         lately = [slot.took_s for slot in self._slots.values() if now_s - slot.asked_at_s <= _ASKED_LATELY_S]
-        return max(self.every_s, _SHARE * sum(lately))
+        return max(self.every_s, self.share * sum(lately))
 
     async def _read(self, slot: _Slot, read: Callable[[], Awaitable[_Value]]) -> None:
         slot.tried_at_s = started_s = self.clock()

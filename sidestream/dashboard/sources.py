@@ -32,8 +32,8 @@ DAYS: Final = 30
 MOST_OPERATIONS: Final = 10
 """The guide's "top 10"."""
 
-_MOST_NARROWED: Final = 50
-"""Operations that are read to be narrowed by agent, which keeps fewer of them."""
+_MOST_SLOWEST: Final = 1_000
+"""Slowest operations that are read, so that some are left where they are narrowed to an agent."""
 
 MOST_SESSIONS: Final = 50
 MOST_EDGES: Final = 100
@@ -127,6 +127,15 @@ class Sources:
         """
         return await self.shared.get(("range", span), partial(self._read_range, span))
 
+    async def runs(self, span: Span, agent: str) -> Held[list[ExpensiveRun]]:
+        """Return the most expensive runs of an agent.
+
+        Raises:
+            ValueError: The range is older than anything that is kept.
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get(("runs", span, agent), partial(self._read_runs, span, agent))
+
     async def pace(self) -> Held[PaceLook]:
         """Return the last hour and the one before.
 
@@ -191,12 +200,17 @@ class Sources:
             completeness=completeness,
             sessions=sessions,
             sessions_left_out=sessions_left_out,
-            expensive=await read_expensive(reader, names, _MOST_NARROWED),
-            slowest=await reader.slowest(windows, _MOST_NARROWED),
+            expensive=await read_expensive(reader, names, MOST_OPERATIONS),
+            slowest=await reader.slowest(windows, _MOST_SLOWEST),
             errors=errors,
             errors_left_out=errors_left_out,
             edges=await read_edges(reader, names, MOST_EDGES),
         )
+
+    async def _read_runs(self, span: Span, agent: str) -> list[ExpensiveRun]:
+        now_s = await self._now_s()
+        _, names = range_windows(span.at(now_s), now_s)
+        return await read_expensive(await self._reader(), names, MOST_OPERATIONS, agent)
 
     async def _read_pace(self) -> PaceLook:
         now_s, reader = await self._now_s(), await self._reader()

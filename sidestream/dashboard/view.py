@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from consumers.alerts.rules import Where
 from consumers.reader import Operation
-from consumers.state import OTHER
 from consumers.views.figures import Figures, Group, figures_of, groups_of
 from consumers.views.report import By, ExpensiveRun, LeftOut, Report
 from consumers.views.sessions import SessionSeen
@@ -96,6 +95,8 @@ class View:
     address: Address
     held: Held[RangeLook]
     alerts: AlertsLook
+    agent_runs: Sequence[ExpensiveRun] | None = None
+    """The dearest runs of the agent that is filtered, if one is."""
     pace_look: PaceLook | None = None
     days_look: DaysLook | None = None
     live_look: LiveLook | None = None
@@ -107,6 +108,20 @@ class View:
     def look(self) -> RangeLook:
         """What was read of the range."""
         return self.held.value
+
+    @property
+    def looks(self) -> tuple[object, ...]:
+        """Everything that was read: a view of the same looks shows the same."""
+        return (
+            self.look,
+            self.alerts,
+            self.agent_runs,
+            self.pace_look,
+            self.days_look,
+            self.live_look,
+            self.pipeline,
+            self.error,
+        )
 
     @property
     def now_s(self) -> int:
@@ -242,7 +257,7 @@ class View:
             errors=look.errors,
             errors_left_out=look.errors_left_out,
             left_out=look.sessions_left_out if is_session else LeftOut(),
-            expensive=self._expensive(),
+            expensive=look.expensive if self.agent_runs is None else self.agent_runs,
             slowest=self._slowest(),
             completeness=look.completeness,
             most=MOST_OPERATIONS,
@@ -254,13 +269,6 @@ class View:
                 return groups_of(self.cells.of_metrics, self.cells.of_cost, by)
             case _:
                 return []
-
-    def _expensive(self) -> list[ExpensiveRun]:
-        """Return the dearest runs: of an agent, those that are among the dearest fifty of all."""
-        runs = self.look.expensive
-        named = [run for run in runs if run.run_id != OTHER and self.where.agent in {"", run.agent}]
-        over_cap = [run for run in runs if run.run_id == OTHER]
-        return [*named[:MOST_OPERATIONS], *over_cap]
 
     def _slowest(self) -> list[Operation]:
         return [found for found in self.look.slowest if self.where.agent in {"", found.agent}][:MOST_OPERATIONS]
@@ -274,15 +282,18 @@ async def read_view(sources: Sources, address: Address) -> View:
         SidestreamError: It cannot be read, and never was.
     """
     held, alerts = await sources.range(address.span), await sources.alerts()
+    agent = address.where.agent
+    runs = await sources.runs(address.span, agent) if agent else None
     pace = await sources.pace() if address.view == "overview" else None
     days = await sources.days() if address.view == "cost" else None
     live = await sources.live() if address.view == "sessions" else None
     pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "pipeline"} else None
-    parts = [part for part in (held, alerts, pace, days, live, pipeline) if part is not None]
+    parts = [part for part in (held, alerts, runs, pace, days, live, pipeline) if part is not None]
     return View(
         address=address,
         held=held,
         alerts=alerts.value,
+        agent_runs=runs and runs.value,
         pace_look=pace and pace.value,
         days_look=days and days.value,
         live_look=live and live.value,

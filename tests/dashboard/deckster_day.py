@@ -105,7 +105,7 @@ class Day:
 Made = TypeVar("Made", bound=Event)
 
 
-def made(kind: type[Made], time_us: int, **fields: object) -> Made:
+def made(kind: type[Made], time_us: int, /, **fields: object) -> Made:
     """Return an event of plain values."""
     return msgspec.convert({"event": kind.__struct_config__.tag, "time_us": time_us, **fields}, kind)
 
