@@ -97,11 +97,13 @@ class SessionFollower:
     _sessions: OrderedDict[str, _Session] = field(default_factory=OrderedDict[str, _Session])
     _after: dict[int, str] = field(default_factory=dict[int, str])
     _since_ms: dict[int, int] = field(default_factory=dict[int, int])
+    _cut_ms: dict[int, int] = field(default_factory=dict[int, int])
+    """Of the partitions whose stream was not read from its beginning."""
 
     @property
     def since_ms(self) -> int | None:
-        """The broker's time from which on every entry has been looked at; None where there was none."""
-        return max(self._since_ms.values(), default=None)
+        """The broker's time from which on every entry that is kept has been looked at; None where there was none."""
+        return max(self._cut_ms.values(), default=min(self._since_ms.values(), default=None))
 
     async def look(self, partitions: int) -> list[SessionSeen]:
         """Read what has come since the last look; return the sessions, the last to be heard of first.
@@ -122,6 +124,7 @@ class SessionFollower:
         self._sessions.clear()
         self._after.clear()
         self._since_ms.clear()
+        self._cut_ms.clear()
 
     async def _follow(self, number: int) -> bool:
         """Take what has come since the last look; False where there was none, or where it would be too much."""
@@ -137,26 +140,30 @@ class SessionFollower:
 
     async def _begin(self, number: int) -> None:
         """Go back from the newest entry, as far as it goes."""
-        pages = await self._newest(self.keys.partition(number))
+        pages, whole = await self._newest(self.keys.partition(number))
         entries = [entry for page in reversed(pages) for entry in reversed(page)]
         self._after[number] = "0-0"
-        if entries:
-            self._since_ms[number] = _time_ms(entries[0])
+        if not whole:
+            self._cut_ms[number] = _time_ms(entries[0])
         self._take(number, entries)
 
-    async def _newest(self, partition: PartitionKeys) -> list[list[StoredEntry]]:
+    async def _newest(self, partition: PartitionKeys) -> tuple[list[list[StoredEntry]], bool]:
+        """Return pages of entries, the newest first, and whether the stream begins with the last of them."""
         pages: list[list[StoredEntry]] = []
         end, events = "+", 0
         while events < MOST_EVENTS and len(pages) * _PAGE < MOST_ENTRIES:
             reply = await self.server.call("XREVRANGE", partition.stream(), end, "-", "COUNT", _PAGE)
             page = parse_entries(reply)
-            if not page:
-                break
-            pages.append(page)
+            if page:
+                pages.append(page)
+            if len(page) < _PAGE:
+                return pages, True
             end, events = f"({page[-1].entry_id}", events + sum(entry.count for entry in page)
-        return pages
+        return pages, False
 
     def _take(self, number: int, entries: Sequence[StoredEntry]) -> None:
+        if entries:
+            self._since_ms.setdefault(number, _time_ms(entries[0]))
         for entry in entries:
             self._after[number] = entry.entry_id
             try:
