@@ -125,7 +125,6 @@ _COMMON: Final[dict[str, object]] = {
     "most_states": MOST_STATES,
     "now_minutes": NOW_MINUTES,
     "cost_of": words.cost_of,
-    "change": words.change,
     "time_of": words.time_of,
     "visit_cost": words.visit_cost,
     "error_ratio_of": words.error_ratio_of,

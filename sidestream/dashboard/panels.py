@@ -21,7 +21,15 @@ from sidestream.cli.human import amount, counted, dollars, duration
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
 from sidestream.dashboard.sources import handler_name
 from sidestream.dashboard.view import LiveSession, View
-from sidestream.dashboard.words import dollars_short, error_ratio_of, name, speaks_by_requests, time_of, time_short
+from sidestream.dashboard.words import (
+    change,
+    dollars_short,
+    error_ratio_of,
+    name,
+    speaks_by_requests,
+    time_of,
+    time_short,
+)
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
 _REST: Final = "rest"
@@ -167,6 +175,13 @@ class Panels:
             return "All are of requests: there was no agent run."
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         return f"Of {', '.join(names[:_MOST_NAMED])}{more} they are those of requests: no agent run there."
+
+    def hour_before(self) -> str:
+        """Return how the last hour's cost moved, and from where."""
+        pace = self.view.pace
+        if pace is None or not pace.before.cost_nano_usd:
+            return "nothing in the hour before" if self.cost_known else ""
+        return f"{change(pace.hour.cost_nano_usd, pace.before.cost_nano_usd)}, was {dollars(pace.before.cost_nano_usd)}"
 
     def mean_hour(self) -> int | None:
         """Return the mean cost of the hours of the range, in nano-dollars; None of nothing."""

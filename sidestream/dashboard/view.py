@@ -19,7 +19,7 @@ from consumers.views.report import By, ExpensiveRun, LeftOut, Report
 from consumers.views.sessions import SessionSeen
 from consumers.views.states import StateChange, StateFigures, VersionUse, compared, states_of, versions_of
 from consumers.views.trend import RangeCells, Step, names_in, narrow
-from consumers.windows import MINUTE_S
+from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.errors import SidestreamError
 from pipeline.units import US_PER_S
 from sidestream.dashboard.address import DIMENSIONS, Address
@@ -36,7 +36,7 @@ from sidestream.dashboard.sources import (
 )
 
 NOW_MINUTES: Final = 5
-"""Whole minutes that "now" is: fewer would jump with every single run."""
+"""Minutes that "now" is: fewer would jump with every single run."""
 
 QUIET_US: Final = 30 * MINUTE_S * US_PER_S
 """A session that nothing was heard of for so long, and that has not reached a last state, counts as abandoned."""
@@ -60,7 +60,7 @@ class Point(Struct, frozen=True):
 class Pace(Struct, frozen=True):
     """What is spent now, by the hour; the last hour and the one before. None of a cost is unknown.
 
-    `now_nano_usd` is what an hour costs at the rate of the last `NOW_MINUTES` whole minutes.
+    `now_nano_usd` is what an hour costs at the rate of the last `NOW_MINUTES` minutes, of which the last runs.
     """
 
     now_nano_usd: int | None
@@ -307,9 +307,10 @@ def _point(step: Step) -> Point:
 
 
 def _rate_now(minutes: Sequence[Point], now_s: int) -> int:
-    end_s = now_s - now_s % MINUTE_S
-    lately = [point for point in minutes if end_s - NOW_MINUTES * MINUTE_S <= point.start_s < end_s]
-    return sum(point.figures.cost_nano_usd for point in lately) * 60 // NOW_MINUTES
+    # The minute that runs is one of them, as far as it has come.
+    first_s = now_s - now_s % MINUTE_S - (NOW_MINUTES - 1) * MINUTE_S
+    spent = sum(point.figures.cost_nano_usd for point in minutes if point.start_s >= first_s)
+    return spent * HOUR_S // (now_s + 1 - first_s)
 
 
 def _live(seen: SessionSeen, look: LiveLook, states: dict[str, StateFigures], open_ms: int | None) -> LiveSession:

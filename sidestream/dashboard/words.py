@@ -18,7 +18,6 @@ from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless
 UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
 
-_TEN: Final = 10
 _THOUSAND: Final = 1_000
 
 WORRYING_RATIO: Final = 0.05
@@ -46,8 +45,8 @@ def dollars_short(nano_usd: float) -> str:
     usd = nano_usd / NANO_PER_USD
     if usd >= _THOUSAND:
         return f"${amount(round(usd))}"
-    if usd >= _TEN or not usd:
-        return f"${usd:g}"
+    if usd == int(usd):
+        return f"${usd:.0f}"
     return f"${usd:.2f}" if round(usd, 2) == round(usd, 6) else f"${usd:.6f}".rstrip("0")
 
 
@@ -89,12 +88,12 @@ def error_ratio_of(figures: Figures) -> float | None:
 
 
 def change(now: int, before: int) -> str:
-    """Return how a sum moved: +12 %, -40 %, "as before"; empty where there is nothing to compare with."""
+    """Return how a sum moved: +12 %, -40 %, "the same"; empty where there is nothing to compare with."""
     if not before:
         return ""
     ratio = now / before - 1
     if abs(ratio) < 0.005:  # noqa: PLR2004 - half a percent is rounded to none
-        return "as before"
+        return "the same"
     if ratio > 9:  # noqa: PLR2004 - beyond that a percentage is hard to read
         return f"{now / before:,.0f} times as much"
     return f"{ratio * 100:+.0f} %"

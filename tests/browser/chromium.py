@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -119,7 +119,7 @@ class Chromium:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._open: list[ClientConnection] = []
+        self._open = ExitStack()
 
     def tab(self) -> Tab:
         """Return a new tab."""
@@ -127,13 +127,11 @@ class Chromium:
         answer = httpx.put(f"http://127.0.0.1:{self._port}/json/new?about:blank", trust_env=False)
         target = cast("dict[str, Any]", answer.json())
         socket = connect(target["webSocketDebuggerUrl"], max_size=64 << 20, compression=None)
-        self._open.append(socket)
-        return Tab(socket)
+        return Tab(self._open.enter_context(socket))
 
     def close(self) -> None:
         """Hang up."""
-        for socket in self._open:
-            socket.close()
+        self._open.close()
 
 
 @contextmanager

@@ -20,6 +20,9 @@
   }
   if (!main || !lamp) return;
 
+  // On a narrow screen the views have to be scrolled: to the one that is shown.
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
   // --- Parts: each that has changed takes the place of the one before it. ---
   function replace(id, html) {
     const before = document.getElementById("p-" + id);
