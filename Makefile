@@ -59,7 +59,7 @@ storm: $(STAMP)
 bench: $(STAMP)
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	@set -e; for question in call agent_run middleware loop_lag throughput counting backlog visible memory import_time; do \
+	@set -e; for question in call agent_run middleware loop_lag throughput counting backlog visible memory import_time dashboard; do \
 		.venv-bench/bin/python -m benchmarks.$$question --save > /dev/null; done
 	@.venv-bench/bin/python -m benchmarks.write_up benchmarks/results.jsonl > docs/benchmarks.md.new
 	@mv docs/benchmarks.md.new docs/benchmarks.md

@@ -25,6 +25,7 @@ TITLES: Final = {
     "visible": "From the call to the report",
     "memory": "Redis memory an event",
     "import_time": "Import time",
+    "dashboard": "What looking costs",
 }
 _HEAD: Final = """# Benchmarks
 
