@@ -73,6 +73,8 @@ class Dashboard:
     async def live(self, request: Request) -> Response:
         """Tell a page what changes of it, until it is closed."""
         address = _address_of(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         if self.listeners >= MOST_LISTENERS:
             return PlainTextResponse("Too many pages listen; ask with /parts.\n", 503)
         return StreamingResponse(self._changes(address), media_type="text/event-stream")

@@ -22,6 +22,7 @@ from sidestream.compose import fold_effects
 
 KEYS: Final = Keys("demo")
 START_S: Final = 30.0
+LIVE_SESSIONS: Final = 6
 MEMORY: Final = ("--maxmemory", "256mb")
 
 RULES: Final = """
@@ -125,11 +126,13 @@ def _talk(stopping: threading.Event) -> None:
     number = 0
     while not stopping.wait(0.25):
         number += 1
-        session, size = f"deck-live-{number % 6}", 2_400 + number
+        session, size = f"deck-live-{number % LIVE_SESSIONS}", 2_400 + number
         with (
-            sidestream.session_context(session, f"user-{number % 6}", state="drafting"),
+            sidestream.session_context(session, f"user-{number % LIVE_SESSIONS}", state="drafting"),
             sidestream.operation("writer", kind="run", agent="writer"),
         ):
+            if number <= LIVE_SESSIONS:
+                sidestream.track_state_transition("outlining", "drafting")
             sidestream.usage("writer", "claude-sonnet-4-5", size, 380, provider="anthropic", duration_us=2_100_000)
 
 

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from chromium import INSTALL, Tab, chromium, found_chromium
 from PIL import Image
@@ -45,12 +45,20 @@ def _take(tab: Tab, address: str, file: Path) -> None:
     # The second read knows how fast the handlers are.
     tab.wait("Number(document.documentElement.dataset.updates || 0) >= 2")
     picture = Image.open(io.BytesIO(tab.picture(most_high=1_900))).convert("RGB")
-    small = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    small.save(file, optimize=True)
+    _with_few_colours(picture).save(file, optimize=True)
     size = file.stat().st_size
     sys.stdout.write(f"{file.name}: {size:,} bytes\n")
     if size >= MOST_BYTES:
         raise SystemExit(f"{file.name} has {size} bytes, more than {MOST_BYTES}")
+
+
+def _with_few_colours(picture: Image.Image) -> Image.Image:
+    """Return a picture of the colours that most of it has, exactly; what is between them takes the nearest."""
+    counted = cast("list[tuple[int, tuple[int, int, int]]]", picture.getcolors(1 << 24))
+    common = [colour for _, colour in sorted(counted, reverse=True)[:COLOURS]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in common for part in colour])
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ async def test_the_page_only_reads(server: AsyncServer, keys: Keys, method: str)
         for path in (*PATHS, "/login", "/live"):
             answer = await client.request(method, path)
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert (await client.head("/live")).content == b""
         for view in VIEWS:
             head = await client.head(f"/{'' if view == 'overview' else view}")
             assert (head.status_code, head.content) == (200, b"")
