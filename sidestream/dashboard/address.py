@@ -76,14 +76,24 @@ class Address(Struct, frozen=True):
         values = {name: cast("str", getattr(self.where, name)) for name in DIMENSIONS}
         return {name: value for name, value in values.items() if value}
 
+    @property
+    def path(self) -> str:
+        """The path of its view."""
+        return "/" if self.view == "overview" else f"/{self.view}"
+
     def link(self, **changes: str) -> str:
-        """Return the path of this address with some parameters changed; an empty one is left out."""
+        """Return this address with some parameters changed, as a path; an empty parameter is left out."""
         view = changes.pop("view", self.view)
         query = {**self.parameters(), **changes}
         if "range" in changes:
             query |= {"from": "", "until": ""}
         text = urlencode({name: value for name, value in query.items() if value})
         return f"/{'' if view == 'overview' else view}{'?' if text else ''}{text}"
+
+    def data_link(self) -> str:
+        """Return where the data of this view are."""
+        query = {"view": self.view, **self.parameters(), "theme": ""}
+        return f"/api/view?{urlencode({name: value for name, value in query.items() if value})}"
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters that say it; what is as usual is left out."""

@@ -72,18 +72,23 @@ class Shared:
         Raises:
             SidestreamError: It cannot be read, and never was.
         """
-        async with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            while len(self._slots) > self.most:
-                self._slots.popitem(last=False)
-            slot.asked_at_s = self.clock()
-            if slot.tried_at_s is None or slot.asked_at_s - slot.tried_at_s >= self.interval_s():
-                await self._read(slot, read)
+        slot = self._slots.setdefault(key, _Slot())
+        self._slots.move_to_end(key)
+        while len(self._slots) > self.most:
+            self._slots.popitem(last=False)
+        slot.asked_at_s = self.clock()
+        if self._is_due(slot):
+            async with self._lock:
+                # Whoever had the lock may have read it meanwhile.
+                if self._is_due(slot):
+                    await self._read(slot, read)
         if not slot.has_value:
             assert slot.error is not None
             raise slot.error
         return Held(cast("_Value", slot.value), self.clock() - slot.read_at_s, self.interval_s(), slot.error)
+
+    def _is_due(self, slot: _Slot) -> bool:
+        return slot.tried_at_s is None or self.clock() - slot.tried_at_s >= self.interval_s()
 
     def interval_s(self) -> float:
         """Return the time between two reads of a value: `every_s`, or longer where reading is slow."""
@@ -92,12 +97,13 @@ class Shared:
         return max(self.every_s, self.share * sum(lately))
 
     async def _read(self, slot: _Slot, read: Callable[[], Awaitable[_Value]]) -> None:
-        slot.tried_at_s = started_s = self.clock()
+        started_s = self.clock()
         try:
             value = await read()
         except SidestreamError as error:
+            # How long it took to fail says nothing about the next time.
             slot.error = error
         else:
             slot.value, slot.read_at_s, slot.error, slot.has_value = value, self.clock(), None, True
-        finally:
             slot.took_s = self.clock() - started_s
+        slot.tried_at_s = self.clock()

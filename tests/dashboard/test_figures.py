@@ -95,6 +95,22 @@ async def test_a_trend_adds_up_to_the_total(server: AsyncServer, keys: Keys, day
             assert 1 < len(points) <= 170
 
 
+async def test_a_trend_adds_up_however_old_its_windows_are(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Minutes are kept for two days, hours for ninety, days for two years: no event is twice in a line, or nowhere."""
+    ages_s = [60, 4_000, 90_000, 3 * 86_400, 40 * 86_400, 89 * 86_400, 95 * 86_400, 200 * 86_400, 700 * 86_400]
+    await append([UsageEvent((NOW_S - age) * 1_000_000, agent="a", model="gpt-4o", input_tokens=7) for age in ages_s])
+    await fold(server, keys)
+    ends = [(0, 60), (0, 7_200), (3_600, 86_400), (0, 50 * 3_600), (0, 9 * 86_400), (2 * 86_400, 5 * 86_400)]
+    ends += [(39 * 86_400, 41 * 86_400), (0, 100 * 86_400), (94 * 86_400, 96 * 86_400), (0, 720 * 86_400)]
+    async with asking(server, keys) as client:
+        for until, since in ends:
+            query = f"&from={instant(NOW_S - since - 30)}&until={instant(NOW_S - until + 1)}"
+            found = await document(client, "tokens", query)
+            total = found["reports"]["agent"]["totals"]["requests"]["count"]
+            assert sum(point["requests"] for point in found["trend"]["points"]) == total, query
+            assert total >= sum(until <= age <= since for age in ages_s)
+
+
 async def test_a_filter_leaves_what_it_names(server: AsyncServer, keys: Keys, day: None) -> None:
     """The totals of an agent are its row in the breakdown; what a filter cannot narrow says so."""
     async with asking(server, keys) as client:

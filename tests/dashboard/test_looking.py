@@ -99,6 +99,27 @@ async def test_a_value_that_cannot_be_read_anew_stays_with_its_age() -> None:
         await shared.get("other", fail)
 
 
+async def test_what_was_read_lately_waits_for_nobody() -> None:
+    """A slow read of another range does not hold up those whose figures are there."""
+    shared, begun, go = Shared(), anyio.Event(), anyio.Event()
+
+    async def read() -> int:
+        return 1
+
+    async def slow() -> int:
+        begun.set()
+        await go.wait()
+        return 2
+
+    await shared.get("there", read)
+    async with anyio.create_task_group() as group:
+        group.start_soon(shared.get, "slow", slow)
+        await begun.wait()
+        with anyio.fail_after(START_S):
+            assert (await shared.get("there", slow)).value == 1
+        go.set()
+
+
 async def test_what_is_kept_is_bounded() -> None:
     """Whoever asks for ever other ranges pushes out the oldest."""
     shared = Shared(most=8)
