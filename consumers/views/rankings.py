@@ -4,7 +4,7 @@ A marginal knows its name and nothing of service, environment, tenant, model or 
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,6 @@ from consumers.state import OTHER, Caps, Measures
 from consumers.views.completeness import COST, METRICS, Completeness
 from consumers.views.figures import known_cost, span
 from consumers.views.names import measures_of, ranked_names
-from consumers.views.report import ByNames, ErrorRow, ExpensiveRun, LeftOut, NameRow
 from consumers.windows import Window, cover
 
 _OF_METRICS: Final = (code.REQUESTS, code.TOKENS, code.RUNS, code.ERRORS)
@@ -25,6 +24,51 @@ _ALL_OFFERED: Final = Caps().ranked // 4
 
 _RUN_NAME: Final = msgspec.json.Decoder(tuple[str, str, str])
 _EDGE_NAME: Final = msgspec.json.Decoder(tuple[str, str])
+
+
+ByNames: TypeAlias = Literal["session", "user", "tag"]
+"""What has names that are listed by what they cost."""
+
+
+class NameRow(Struct, frozen=True):
+    """One session, user or tag: what a marginal holds. A handler that never ran leaves None."""
+
+    name: str
+    requests: int | None = None
+    total_tokens: int | None = None
+    runs: int | None = None
+    errors: int | None = None
+    cost_nano_usd: int | None = None
+    """None: no request with a known price, or nothing known of the cost."""
+    unpriced_requests: int | None = None
+    cost_requests: int | None = None
+    """Requests that the cost is about, priced or not."""
+
+
+class ErrorRow(Struct, frozen=True):
+    """One type of error (or `__other__`): how often it was reported, and its part (0-1) of all errors."""
+
+    name: str
+    errors: int
+    share: float
+
+
+class LeftOut(Struct, frozen=True):
+    """How many names a list leaves out; `at_least`: windows may have had more to offer."""
+
+    count: int = 0
+    at_least: bool = False
+
+
+class ExpensiveRun(Struct, frozen=True):
+    """One run (or `__other__`, all that a cap hid): the cost of its requests, None if none had a known price."""
+
+    agent: str
+    run_id: str
+    session: str
+    requests: int
+    cost_nano_usd: int | None
+    unpriced_requests: int
 
 
 class Edge(Struct, frozen=True):
