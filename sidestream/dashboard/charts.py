@@ -15,6 +15,7 @@ import msgspec
 from markupsafe import Markup
 
 from consumers.windows import DAY_S, HOUR_S, MINUTE_S
+from pipeline.units import US_PER_S
 from sidestream.dashboard.words import clock, day_and_clock
 
 _WIDTH: Final = 1_000
@@ -34,6 +35,10 @@ _GAP: Final = 0.14
 """Of the room of a column, left free on each side."""
 
 _ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 12)
+_ROUND_TIMES_S: Final = (
+    *(minutes * MINUTE_S for minutes in (2, 4, 6, 8, 10, 20, 30, 40)),
+    *(hours * HOUR_S for hours in (1, 2, 4, 6, 8, 12, 24)),
+)
 _HAIR: Final = 1.000001
 """A sum of floats may be so far above the round number that it is."""
 
@@ -199,14 +204,11 @@ def round_up(value: float) -> float:
 
 
 def round_up_time(value_us: float) -> float:
-    """Return where an axis of microseconds ends: round in the unit that it is said in."""
-    second, minute, hour = 1_000_000, 60_000_000, 3_600_000_000
-    if value_us <= second:
-        return round_up(value_us)
-    for unit in (hour, minute):
-        if value_us > 2 * unit:
-            return round_up(value_us / unit) * unit
-    return round_up(value_us / second) * second
+    """Return where an axis of microseconds ends: round in the unit that it is said in, and so is its half."""
+    seconds = value_us / US_PER_S
+    if seconds <= MINUTE_S:
+        return round_up(seconds) * US_PER_S if seconds > 1 else round_up(value_us)
+    return next((end for end in _ROUND_TIMES_S if seconds <= end), round_up(seconds / DAY_S) * DAY_S) * US_PER_S
 
 
 def _y(value: float, top: float) -> str:
