@@ -101,7 +101,9 @@ def change(now: int, before: int) -> str:
 
 def rule_value(value: int, unit: Unit) -> str:
     """Return the value of an alert rule."""
-    return duration(value) if unit == "us" else f"{value:,} {unit}"
+    if unit == "us":
+        return duration(value) if value else "0 s"
+    return f"{value:,} {unit}"
 
 
 def clock(time_s: float, step_s: int = 0) -> str:
