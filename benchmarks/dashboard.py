@@ -190,6 +190,7 @@ def _open(run: Run, server: RealServer, page: tuple[str, int], queries: Sequence
         run.at_most(SHARE_TARGET, f"{what}: Redis, of one core", share, "cores", spent.commands, limited_by=_WHY)
         own = spent.page_s / spent.took_s
         run.figure(f"{what}: the page's process, of one core", own, "cores", len(queries), limited_by=_WHY)
+        run.figure(f"{what}: the page's process, resident", _resident_mib(pid), "MiB", 1, limited_by=_WHY)
     else:
         run.figure(f"{what}: Redis, of one core", share, "cores", spent.commands)
 
@@ -240,6 +241,11 @@ def _cpu_s(pid: int) -> float:
     """Return the processor seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ class Rendered:
 class Pages:
     """Renders views; what has not changed since is not rendered again."""
 
-    _kept: OrderedDict[tuple[Address, tuple[int, ...]], tuple[View, Rendered]] = field(
-        default_factory=OrderedDict[tuple[Address, tuple[int, ...]], tuple[View, Rendered]]
+    _kept: OrderedDict[Address, tuple[tuple[int, ...], Rendered]] = field(
+        default_factory=OrderedDict[Address, tuple[tuple[int, ...], Rendered]]
     )
 
     def page(self, view: View) -> str:
@@ -54,14 +54,13 @@ class Pages:
 
     def parts(self, view: View) -> Rendered:
         """Return the parts of a page that change with what is read."""
-        key = view.address, tuple(map(id, view.looks))
-        # Together with its view, whose looks then live on: an id belongs to no other meanwhile.
-        if key not in self._kept:
-            self._kept[key] = view, _rendered(view)
+        kept = self._kept.get(view.address)
+        if kept is None or kept[0] != view.stamps:
+            kept = self._kept[view.address] = view.stamps, _rendered(view)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key][1]
+        self._kept.move_to_end(view.address)
+        return kept[1]
 
 
 def failure_page(title: str, sentence: str, address: Address | None = None) -> str:

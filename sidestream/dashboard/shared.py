@@ -4,12 +4,13 @@ Keeps:
 - A value is read at most once in `every_s`, and while others ask for it meanwhile they get the same.
 - All values together are read for at most a tenth of the time, however many pages are open and whatever they show: what
   takes longer is read more rarely. Nothing is read while nobody looks.
-- One value is read at a time, and at most `most` are kept.
+- One value is read at a time; at most `most` are kept, and none that nobody has asked for lately.
 """
 
+import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, cast
 
@@ -26,7 +27,10 @@ SHARE: Final = 10
 _ASKED_LATELY_S: Final = 30.0
 """What nobody has asked for in this time does not count among what is read."""
 
-_MOST: Final = 64
+_FORGOTTEN_S: Final = 120.0
+"""A value that nobody has asked for in this time is let go: those of a day with 1,000 cells take 100 MB."""
+
+_MOST: Final = 16
 
 _Value = TypeVar("_Value")
 
@@ -42,6 +46,8 @@ class Held(Generic[_Value]):
     age_s: float
     every_s: float
     error: SidestreamError | None = None
+    stamp: int = 0
+    """Another one as soon as it was read anew, or could not be."""
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class _Slot:
     asked_at_s: float = 0.0
     took_s: float = 0.0
     error: SidestreamError | None = None
+    stamp: int = 0
     has_value: bool = False
 
 
@@ -64,6 +71,7 @@ class Shared:
     share: int = SHARE
     most: int = _MOST
     _slots: OrderedDict[Hashable, _Slot] = field(default_factory=OrderedDict[Hashable, _Slot])
+    _stamps: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def get(self, key: Hashable, read: Callable[[], Awaitable[_Value]]) -> Held[_Value]:
@@ -74,9 +82,8 @@ class Shared:
         """
         slot = self._slots.setdefault(key, _Slot())
         self._slots.move_to_end(key)
-        while len(self._slots) > self.most:
-            self._slots.popitem(last=False)
         slot.asked_at_s = self.clock()
+        self._forget(slot.asked_at_s)
         if self._is_due(slot):
             async with self._lock:
                 # Whoever had the lock may have read it meanwhile.
@@ -85,7 +92,17 @@ class Shared:
         if not slot.has_value:
             assert slot.error is not None
             raise slot.error
-        return Held(cast("_Value", slot.value), self.clock() - slot.read_at_s, self.interval_s(), slot.error)
+        return Held(
+            cast("_Value", slot.value), self.clock() - slot.read_at_s, self.interval_s(), slot.error, slot.stamp
+        )
+
+    def _forget(self, now_s: float) -> None:
+        """Let go of what was asked for longest ago: it stands first."""
+        while True:
+            oldest = next(iter(self._slots.values()))
+            if len(self._slots) <= self.most and now_s - oldest.asked_at_s <= _FORGOTTEN_S:
+                return
+            self._slots.popitem(last=False)
 
     def _is_due(self, slot: _Slot) -> bool:
         return slot.tried_at_s is None or self.clock() - slot.tried_at_s >= self.interval_s()
@@ -102,8 +119,11 @@ class Shared:
             value = await read()
         except SidestreamError as error:
             # How long it took to fail says nothing about the next time.
+            if slot.error is None:
+                slot.stamp = next(self._stamps)
             slot.error = error
         else:
             slot.value, slot.read_at_s, slot.error, slot.has_value = value, self.clock(), None, True
+            slot.stamp = next(self._stamps)
             slot.took_s = self.clock() - started_s
         slot.tried_at_s = self.clock()

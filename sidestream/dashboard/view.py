@@ -101,6 +101,8 @@ class View:
     days_look: DaysLook | None = None
     live_look: LiveLook | None = None
     pipeline: PipelineLook | None = None
+    stamps: tuple[int, ...] = ()
+    """Of everything that was read: a view of the same address and stamps shows the same."""
     error: SidestreamError | None = None
     """Why something could not be read anew; then what is shown is the last that was read."""
 
@@ -108,20 +110,6 @@ class View:
     def look(self) -> RangeLook:
         """What was read of the range."""
         return self.held.value
-
-    @property
-    def looks(self) -> tuple[object, ...]:
-        """Everything that was read: a view of the same looks shows the same."""
-        return (
-            self.look,
-            self.alerts,
-            self.agent_runs,
-            self.pace_look,
-            self.days_look,
-            self.live_look,
-            self.pipeline,
-            self.error,
-        )
 
     @property
     def now_s(self) -> int:
@@ -298,6 +286,7 @@ async def read_view(sources: Sources, address: Address) -> View:
         days_look=days and days.value,
         live_look=live and live.value,
         pipeline=pipeline and pipeline.value,
+        stamps=tuple(part.stamp for part in parts),
         error=next((part.error for part in parts if part.error), None),
     )
 

@@ -129,7 +129,27 @@ async def test_what_is_kept_is_bounded() -> None:
 
     for number in range(100):
         await shared.get(number, read)
-    assert len(shared._slots) == 8  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the bound is the point
+    assert held_by(shared) == 8
+
+
+async def test_what_nobody_asks_for_is_let_go() -> None:
+    """A range that was looked at once does not stay in memory."""
+    clock = Clock()
+    shared = Shared(clock)
+
+    async def read() -> int:
+        return 1
+
+    await shared.get("once", read)
+    for _ in range(10):
+        clock.now_s += 20
+        await shared.get("often", read)
+    assert held_by(shared) == 1
+
+
+def held_by(shared: Shared) -> int:
+    """Return how many values are kept: the bound is the point, not the name."""
+    return len(shared._slots)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_ten_open_pages_cost_redis_what_one_costs(server: AsyncServer, keys: Keys, append: Appender) -> None:
