@@ -38,7 +38,8 @@ from sidestream.dashboard.address import VIEWS
 
 PARTITIONS: Final = 4
 KEYS: Final = Keys("bench")
-AGENTS, MODELS, STATES = 20, 5, 10
+AGENTS, STATES = 20, 10
+MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "o3", "claude-sonnet-4-5")
 FIRST_TARGET_MS: Final = 2_000.0
 EVENTS_A_FRAME: Final = 500
 HOURS: Final = 24
@@ -54,7 +55,7 @@ def measure(run: Run) -> None:
     sessions, seconds = run.sized(100_000, 300), 0.3 if run.quick else 30.0
     run.configuration = {
         "partitions": PARTITIONS,
-        "cells": AGENTS * MODELS * STATES,
+        "cells": AGENTS * len(MODELS) * STATES,
         "sessions": sessions,
         "events a session": 3,
         "range": f"{HOURS}h",
@@ -95,8 +96,7 @@ def _events(sessions: int) -> list[Event]:
         session, at_us = new_session(), now_us - dice.randrange(HOURS * 3_600 * 1_000_000)
         state = f"state-{number % STATES}"
         for turn in range(2):
-            agent, model = f"agent-{dice.randrange(AGENTS)}", f"gpt-4o{'-mini' * (number % 2)}"
-            model = (model, "gpt-4o", "claude-sonnet-4-5", "gpt-4.1", "o3")[dice.randrange(MODELS)]
+            agent, model = f"agent-{dice.randrange(AGENTS)}", dice.choice(MODELS)
             at = min(now_us, at_us + turn)
             found.append(UsageEvent(at, agent, model, 900, 200, 1_100_000, session, state=state, run_id=new_session()))
         after = f"state-{(number + 1) % STATES}"
