@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check matrix storm bench format setup constraints clean
+.PHONY: demo test check matrix storm bench browser screenshots format setup constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make check   the same without the tests"
 	@echo "make matrix  the capture of PydanticAI against its oldest supported version, one between, and the current one"
 	@echo "make storm   kill and freeze applications, workers and Redis under load, with an oracle that counts; about 15 minutes"
+	@echo "make browser the web page in a real browser: needs a Chromium (apt-get install chromium); make screenshots renews docs/images"
 	@echo "make bench   measure, with the peers beside us, and write docs/benchmarks.md"
 
 demo: $(STAMP)
@@ -60,10 +61,19 @@ storm: $(STAMP)
 bench: $(STAMP)
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	@set -e; for question in call agent_run middleware loop_lag throughput counting backlog replaying visible memory backfill import_time; do \
+	@set -e; for question in call agent_run middleware loop_lag throughput counting backlog replaying visible memory backfill dashboard import_time; do \
 		.venv-bench/bin/python -m benchmarks.$$question --save > /dev/null; done
 	@.venv-bench/bin/python -m benchmarks.write_up benchmarks/results.jsonl > docs/benchmarks.md.new
 	@mv docs/benchmarks.md.new docs/benchmarks.md
+
+# The web page in a real, headless browser, with an application that goes on meanwhile.
+CHROMIUM := command -v chromium || command -v chromium-browser || command -v google-chrome
+browser: $(STAMP)
+	@{ $(CHROMIUM); } > /dev/null || { echo "make browser needs a Chromium: apt-get install chromium"; exit 2; }
+	$(BIN)/pytest -q tests/browser/in_a_browser.py
+
+screenshots: $(STAMP)
+	PYTHONPATH=tests:. $(BIN)/python tests/browser/screenshots.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -27,6 +27,7 @@ TITLES: Final = {
     "memory": "Redis memory an event",
     "backfill": "Files fed",
     "import_time": "Import time",
+    "dashboard": "What looking costs",
 }
 _HEAD: Final = """# Benchmarks
 

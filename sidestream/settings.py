@@ -58,6 +58,9 @@ ARCHIVE_VARIABLES: Final[Mapping[str, str]] = {
 }
 """Likewise, in `[archive]`: where segments lie and how they are cut (`sidestream.archive_settings`)."""
 
+DASHBOARD_TOKEN_VARIABLE: Final = "SIDESTREAM_DASHBOARD_TOKEN"  # noqa: S105 - a variable's name
+"""What people sign in with at the web page; the command line alone reads it."""
+
 _PREFIX: Final = "SIDESTREAM_"
 
 _OF_KUBERNETES: Final = re.compile(r"SIDESTREAM_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT(?:_\w+)?)")
@@ -285,7 +288,7 @@ def switched_off(environ: Mapping[str, str] | None = None) -> bool:
 def _refuse_unknown(variables: Mapping[str, str]) -> None:
     """Refuse a variable that begins like ours and is none."""
     known = [variable for knob in KNOBS.values() for variable in knob.variables]
-    known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE]
+    known += [CONFIG_VARIABLE, DATA_DIR_VARIABLE, SERVER_VARIABLE, DASHBOARD_TOKEN_VARIABLE]
     known += [*WORKER_VARIABLES.values(), *HEALTH_VARIABLES.values(), *ARCHIVE_VARIABLES.values()]
     for variable in variables:
         if not variable.startswith(_PREFIX) or variable in known or _OF_KUBERNETES.fullmatch(variable):

@@ -26,6 +26,7 @@ from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
+from consumers.runtime.roster import Roster, RosterOptions
 from consumers.runtime.unit import OlderRecipeError, Unit
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError

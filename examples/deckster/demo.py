@@ -12,9 +12,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
@@ -51,6 +52,9 @@ SETTLE_S: Final = 40.0
 SESSIONS: Final = 40
 SECONDS: Final = 22
 
+PAGE_NEEDS: Final = ("jinja2", "starlette", "uvicorn")
+"""What the extra `dashboard` brings."""
+
 EXIT_FINDING: Final = 1
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
@@ -82,6 +86,7 @@ class Scene:
     server: AsyncServer
     keys: Keys
     receiver: Actor | None = None
+    page: Actor | None = None
     ledger: ClientLedger | None = None
     incidents_told: int = 0
 
@@ -107,6 +112,7 @@ async def demo(options: Options, out: Console) -> int:
         scene = Scene(options, out, stage, embedded.url, server, Keys("demo"))
         _say(scene, f"Valkey {embedded.version} on a unix socket (from a wheel; nothing is installed)")
         app, workers = await _set_up(scene)
+        await _say_where_the_page_is(scene)
         await _play(scene, int(await stage.ready(app, folder / "app.port")))
         await stage.end(app)
         _say(scene, "The application has stopped, and handed over its last events")
@@ -144,11 +150,25 @@ async def _set_up(scene: Scene) -> tuple[Actor, list[Actor]]:
     workers = [stage.start(f"worker-{n}", "sidestream", "worker", **common) for n in (1, 2)]
     app = stage.start("app", "examples.deckster.app", "--port", "0", "--ready-file", str(stage.folder / "app.port"),
                       "--seed", str(scene.options.seed), **common)  # fmt: skip
+    _open_page(scene, common)
     await stage.ready(app, stage.folder / "app.port")
     await _until(scene, lambda status: len(status.workers) == len(workers) and bool(status.accounts), 20)
     _say(scene, "Deckster (five agents) and two workers run: metrics, cost, export, alerts")
     _say(scene, "Alert windows are 10 s here, so that you see one fire and resolve; the guide's are 5 minutes")
     return app, workers
+
+
+def _open_page(scene: Scene, common: Mapping[str, str]) -> None:
+    """Start the web page, where what it needs is installed; nobody waits for it."""
+    if all(find_spec(name) for name in PAGE_NEEDS):
+        file = str(scene.stage.folder / "page.address")
+        scene.page = scene.stage.start("page", "sidestream", "dashboard", "--port", "0", "--ready-file", file, **common)
+
+
+async def _say_where_the_page_is(scene: Scene) -> None:
+    if scene.page is not None:
+        address = await scene.stage.ready(scene.page, scene.stage.folder / "page.address")
+        _say(scene, f"Watch it in a browser while it lasts: {address}?range=15m")
 
 
 async def _play(scene: Scene, port: int) -> None:
@@ -314,7 +334,7 @@ def _say(scene: Scene, sentence: str) -> None:
 
 def _say_kept(scene: Scene, folder: Path) -> None:
     scene.out.print(f"\nKept in {folder}. Look again:", markup=False, soft_wrap=True)
-    for command in ("report --since 24h --by model", "status", "replay diff --bits"):
+    for command in ("dashboard", "report --since 24h --by model", "status", "replay diff --bits"):
         line = f"  SIDESTREAM_DATA_DIR={folder / 'data'} .venv/bin/sidestream {command} --namespace demo"
         scene.out.print(line, markup=False, soft_wrap=True)
 

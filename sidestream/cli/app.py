@@ -6,6 +6,7 @@ import typer
 
 from sidestream.cli import alerts, archive, dlq, handler, replay, spool
 from sidestream.cli.backfill import backfill
+from sidestream.cli.dashboard import dashboard
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
@@ -26,6 +27,7 @@ app.command()(worker)
 app.command()(status)
 app.command()(report)
 app.command()(tail)
+app.command()(dashboard)
 app.command()(health)
 app.command()(purge)
 app.command()(backfill)

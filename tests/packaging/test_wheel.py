@@ -1,5 +1,6 @@
 """The wheel as an application installs it: bare, into an empty environment, beside modules of its own."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,7 +14,18 @@ import pytest
 from support import RealServer
 
 ROOT = Path(__file__).parent.parent.parent
-EXTRAS = ("logfire", "pydantic", "opentelemetry", "starlette", "genai_prices", "httpx", "rich", "typer")
+EXTRAS = (
+    "logfire",
+    "pydantic",
+    "opentelemetry",
+    "starlette",
+    "uvicorn",
+    "jinja2",
+    "genai_prices",
+    "httpx",
+    "rich",
+    "typer",
+)
 PUBLISH = f"""
 import json, sys
 import sidestream
@@ -87,6 +99,24 @@ def test_the_wheel_is_typed_and_carries_its_scripts(bare: Path, tmp_path: Path) 
         "(r.files('pipeline') / 'scripts' / 'append.lua').is_file())"
     )
     assert run(bare, tmp_path, "-c", look).stdout.strip() == "[True, True, True, True] True"
+
+
+@pytest.mark.xdist_group("wheel")
+def test_the_wheel_carries_the_files_of_the_page(bare: Path, tmp_path: Path) -> None:
+    """Every template, style sheet and script of the repository, byte for byte; and only those."""
+    folder = ROOT / "sidestream" / "dashboard"
+    expected = {
+        f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for part in ("templates", "assets")
+        for file in (folder / part).iterdir()
+    }
+    look = (
+        "import hashlib, importlib.resources as r, json; f = r.files('sidestream') / 'dashboard';"
+        "print(json.dumps({p + '/' + x.name: hashlib.sha256(x.read_bytes()).hexdigest()"
+        " for p in ('templates', 'assets') for x in (f / p).iterdir()}))"
+    )
+    assert json.loads(run(bare, tmp_path, "-c", look).stdout) == expected
+    assert len(expected) >= 14
 
 
 @pytest.mark.xdist_group("wheel")

@@ -1,0 +1,172 @@
+"""A view as HTML: the whole page, or its parts, of which a page that is open replaces those that have changed.
+
+Keeps: every name is escaped, by the templates' autoescape and by `charts`.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Final, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from consumers.views.figures import Timing
+from pipeline.units import US_PER_MS, format_duration_s
+from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
+from sidestream.dashboard import charts, words
+from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, parse_address
+from sidestream.dashboard.graph import MOST_STATES, state_graph
+from sidestream.dashboard.panels import Panels
+from sidestream.dashboard.trust import trust_of
+from sidestream.dashboard.view import NOW_MINUTES, View
+from sidestream.version import VERSION
+
+_MARK: Final = "<!--part:"
+_KEPT: Final = 32
+"""Rendered views that are kept: who looks at the same gets the same text."""
+
+
+@dataclass(slots=True)
+class Rendered:
+    """The parts of a page by their ids, in order."""
+
+    parts: dict[str, Markup]
+
+    def plain(self) -> dict[str, str]:
+        """Return them as plain texts."""
+        return {name: str(html) for name, html in self.parts.items()}
+
+
+@dataclass(slots=True)
+class Pages:
+    """Renders views; what has not changed since is not rendered again."""
+
+    _kept: OrderedDict[Address, tuple[tuple[int, ...], Rendered]] = field(
+        default_factory=OrderedDict[Address, tuple[tuple[int, ...], Rendered]]
+    )
+
+    def page(self, view: View) -> str:
+        """Return the whole page."""
+        return _template("page.html").render(**_context(view), parts=self.parts(view).parts)
+
+    def parts(self, view: View) -> Rendered:
+        """Return the parts of a page that change with what is read."""
+        kept = self._kept.get(view.address)
+        if kept is None or kept[0] != view.stamps:
+            kept = self._kept[view.address] = view.stamps, _rendered(view)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(view.address)
+        return kept[1]
+
+
+def failure_page(title: str, sentence: str, address: Address | None = None) -> str:
+    """Return a page that says what is wrong."""
+    shown = address or parse_address("overview", {})
+    return _template("failure.html").render(title=title, sentence=sentence, address=shown, **_COMMON)
+
+
+def login_page(*, refused: bool) -> str:
+    """Return the page that asks for the token."""
+    return _template("login.html").render(refused=refused, address=parse_address("overview", {}), **_COMMON)
+
+
+def _rendered(view: View) -> Rendered:
+    text = _template(f"{view.address.view}.html").render(**_context(view))
+    pieces = (piece.split("-->", 1) for piece in text.split(_MARK)[1:])
+    # The template has escaped what is in them.
+    return Rendered({name: Markup(html.strip()) for name, html in pieces})  # noqa: S704
+
+
+def _context(view: View) -> dict[str, object]:
+    return {
+        **_COMMON,
+        "view": view,
+        "address": view.address,
+        "trust": trust_of(view),
+        "panels": Panels(view),
+        "firing": [row for row in view.alerts.rules if row.status == "firing"],
+    }
+
+
+def _timing_words(timing: Timing) -> str:
+    return f"mean {duration(timing.mean_us)}, p95 {duration(timing.p95_us)}" if timing.count else NOTHING
+
+
+def duration_ms(time_ms: float | None) -> str:
+    """Return a duration in milliseconds as people read it."""
+    return duration(None if time_ms is None else round(time_ms * US_PER_MS))
+
+
+@cache
+def asset(name: str) -> tuple[bytes, str]:
+    """Return a file of the page, and the hash that its address carries."""
+    content = (resources.files("sidestream.dashboard") / "assets" / name).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:12]
+
+
+def asset_address(name: str) -> str:
+    """Return the address of a file: another one as soon as its content is."""
+    return f"/assets/{name}?v={asset(name)[1]}"
+
+
+_COMMON: Final[dict[str, object]] = {
+    "asset": asset_address,
+    "version": VERSION,
+    "views": VIEWS,
+    "ranges": RANGES,
+    "dimensions": DIMENSIONS,
+    "charts": charts,
+    "state_graph": state_graph,
+    "most_states": MOST_STATES,
+    "now_minutes": NOW_MINUTES,
+    "cost_of": words.cost_of,
+    "time_of": words.time_of,
+    "visit_cost": words.visit_cost,
+    "error_ratio_of": words.error_ratio_of,
+    "worrying": words.WORRYING_RATIO,
+    "NOTHING": NOTHING,
+    "UNKNOWN": words.UNKNOWN,
+}
+
+_FILTERS: Final = {
+    "name": words.name,
+    "money": words.money,
+    "dollars": dollars,
+    "amount": amount,
+    "duration": duration,
+    "duration_ms": duration_ms,
+    "seconds": format_duration_s,
+    "percent": percent,
+    "size": size,
+    "counted": counted,
+    "instant": instant,
+    "clock": words.clock,
+    "clock_s": words.clock_s,
+    "day_and_clock": words.day_and_clock,
+    "ago": words.ago,
+    "rate": words.rate,
+    "timing": _timing_words,
+    "rule_value": words.rule_value,
+}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sidestream.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Typed there as the filters that it comes with.
+    cast("dict[str, object]", environment.filters).update(_FILTERS)
+    return environment
+
+
+def _template(name: str) -> Template:
+    return _environment().get_template(name)

@@ -1,0 +1,318 @@
+"""What panels need besides the figures: charts of a view, shares, what of a list is narrowed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.alerts.store import AlertRow
+from consumers.state import OTHER
+from consumers.views.completeness import COST, METRICS
+from consumers.views.figures import Figures, Group, Timing
+from consumers.views.report import Report
+from consumers.windows import DAY_S, HOUR_S, MINUTE_S
+from sidestream.cli.human import amount, counted, dollars, duration
+from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
+from sidestream.dashboard.pipeline_rows import HandlerRow, ProducerRow, handlers_of, producers_of
+from sidestream.dashboard.view import LiveSession, View
+from sidestream.dashboard.words import (
+    change,
+    dollars_short,
+    error_ratio_of,
+    name,
+    speaks_by_requests,
+    time_of,
+    time_short,
+)
+
+_COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
+_REST: Final = "rest"
+_MOST_NAMED: Final = 3
+_MOST_SESSIONS_SHOWN: Final = 25
+_WORRYING: Final = frozenset({"long", "stuck"})
+_STANDINGS: Final = (
+    ("active", "Active", "in the last 30 minutes"),
+    ("long", "Long in a state", "past 95 % of visits"),
+    ("stuck", "Stuck", "open for over 30 s"),
+    ("quiet", "Abandoned", "silent for 30 minutes"),
+    ("ended", "Ended", "in a last state"),
+)
+
+
+class Slice(Struct, frozen=True):
+    """One part of a whole: its name, its value as it is said, its share (0-1) of all, the colour it is drawn in."""
+
+    name: str
+    value: int
+    said: str
+    share: float
+    colour: str
+    group: Group | None
+    """None: several names together."""
+
+
+class TimedRow(Struct, frozen=True):
+    """One name of a breakdown by time and failures; bars are parts (0-1) of the largest of all rows."""
+
+    name: str
+    figures: Figures
+    of_requests: bool
+    """Whether it is about requests, for there was no agent run."""
+    mean_bar: float
+    p95_bar: float | None
+    failed_bar: float
+
+    @property
+    def time(self) -> Timing:
+        """What users wait for."""
+        return time_of(self.figures)
+
+    @property
+    def error_ratio(self) -> float | None:
+        """The part that failed."""
+        return error_ratio_of(self.figures)
+
+
+@dataclass
+class Panels:
+    """Charts and parts of one view."""
+
+    view: View
+
+    @cached_property
+    def metrics_known(self) -> bool:
+        """Whether anything but cost is known."""
+        return self.view.look.completeness.known(METRICS)
+
+    @cached_property
+    def cost_known(self) -> bool:
+        """Whether costs are known."""
+        return self.view.look.completeness.known(COST)
+
+    @cached_property
+    def empty(self) -> bool:
+        """Whether nothing happened in the range, whatever the filters."""
+        return not (self.view.look.cells.of_metrics or self.view.look.cells.of_cost)
+
+    @property
+    def step(self) -> str:
+        """How wide a step of the trend is, in words."""
+        step_s = self.view.cells.step_s
+        if step_s >= DAY_S:
+            return "by the day"
+        return {HOUR_S: "by the hour", MINUTE_S: "by the minute"}.get(step_s, f"by {step_s // MINUTE_S} minutes")
+
+    @property
+    def by_requests(self) -> bool:
+        """Whether response times and failures are those of requests, for there was no agent run."""
+        return speaks_by_requests(self.view.totals)
+
+    def tokens_by(self, report: Report) -> list[Slice]:
+        """Return the tokens of a breakdown as parts of all."""
+        return _slices(report.groups, lambda figures: figures.total_tokens, _short)
+
+    def cost_by(self, report: Report) -> list[Slice]:
+        """Return the cost of a breakdown as parts of all that is known."""
+        return _slices(report.groups, lambda figures: figures.cost_nano_usd, _dollars)
+
+    @staticmethod
+    def unpriced(report: Report) -> list[Group]:
+        """Return the names of a breakdown that had requests without a known price, those with most first."""
+        found = [group for group in report.groups if group.figures.unpriced_requests]
+        return sorted(found, key=lambda group: -group.figures.unpriced_requests)
+
+    @staticmethod
+    def timed(report: Report) -> list[TimedRow]:
+        """Return a breakdown by time and failures, the slowest first; nothing of what has no name."""
+        groups = [group for group in report.groups if group.name and time_of(group.figures).count]
+        longest = max((time_of(group.figures).p95_us or 0 for group in groups), default=0) or 1
+        worst = max((error_ratio_of(group.figures) or 0 for group in groups), default=0) or 1
+        rows = [_timed(group, longest, worst) for group in groups]
+        return sorted(rows, key=lambda row: (row.name == OTHER, -(row.time.mean_us or 0), row.name))
+
+    @staticmethod
+    def of_requests(rows: Sequence[TimedRow]) -> str:
+        """Return which rows are about requests, in words; empty where none is."""
+        names = [name(row.name) for row in rows if row.of_requests]
+        if not names:
+            return ""
+        if len(names) == len(rows):
+            return "All are of requests: there was no agent run."
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return f"Of {', '.join(names[:_MOST_NAMED])}{more} they are those of requests: no agent run there."
+
+    def hour_before(self) -> str:
+        """Return how the last hour's cost moved, and from where."""
+        pace = self.view.pace
+        if pace is None or not pace.before.cost_nano_usd:
+            return "nothing in the hour before" if self.cost_known else ""
+        return f"{change(pace.hour.cost_nano_usd, pace.before.cost_nano_usd)}, was {dollars(pace.before.cost_nano_usd)}"
+
+    def mean_hour(self) -> int | None:
+        """Return the mean cost of the hours of the range, in nano-dollars; None of nothing."""
+        cells = self.view.cells
+        seconds = min(cells.covered.until_s, self.view.now_s + 1) - cells.covered.from_s
+        cost = self.view.totals.known_cost_nano_usd
+        return None if cost is None or not self.cost_known else cost * HOUR_S // max(seconds, 1)
+
+    def standings(self) -> Sequence[tuple[str, str, str, int, str]]:
+        """Return how sessions stand: its word, its title, what it means, how many, the tone."""
+        rows = self.view.live_sessions
+        counts = {standing: sum(row.standing == standing for row in rows) for standing, _, _ in _STANDINGS}
+        return [
+            (standing, title, about, counts[standing], "warn" if counts[standing] and standing in _WORRYING else "")
+            for standing, title, about in _STANDINGS
+        ]
+
+    def sessions_shown(self) -> Sequence[LiveSession]:
+        """Return the sessions that the page has room for; `/api/view` has all that were read."""
+        return self.view.live_sessions[:_MOST_SESSIONS_SHOWN]
+
+    def rules(self) -> Sequence[AlertRow]:
+        """Return the alert rules, those that fire first."""
+        order = {"firing": 0, "pending": 1}
+        return sorted(self.view.alerts.rules, key=lambda row: (order.get(row.status, 2), row.rule))
+
+    def handlers(self) -> list[HandlerRow]:
+        """Return the handlers, over partitions."""
+        return handlers_of(self.view.pipeline) if self.view.pipeline else []
+
+    def producers(self) -> list[ProducerRow]:
+        """Return the producers: those that live or died one by one, those that said goodbye together."""
+        return producers_of(self.view.pipeline.status) if self.view.pipeline else []
+
+    def stream_words(self) -> str:
+        """Return how much lies on the stream, in words."""
+        accounts = self.view.pipeline.status.accounts if self.view.pipeline else ()
+        held = {account.partition: account.appended - account.trimmed for account in accounts}
+        return counted(sum(held.values()), "event")
+
+    def cost_trend(self) -> Chart:
+        """Return the cost of each step."""
+        return self._chart("Cost", [Series("cost", self._values(_cost))], _dollars, dollars_short, columns=True)
+
+    def token_trend(self) -> Chart:
+        """Return the tokens of each step."""
+        series = [
+            Series("input", self._values(lambda figures: figures.input_tokens), "c1"),
+            Series("output", self._values(lambda figures: figures.output_tokens), "c2", dashed=True),
+        ]
+        return self._chart("Tokens", series, _count, _short)
+
+    def request_trend(self) -> Chart:
+        """Return requests of each step, and those of them that failed."""
+        series = [
+            Series("requests", self._values(lambda figures: figures.requests), "c1"),
+            Series("failed", self._values(lambda figures: figures.requests_by_status.get("error", 0)), "bad"),
+        ]
+        return self._chart("Requests", series, _count, _short, columns=True)
+
+    def time_trend(self) -> Chart:
+        """Return mean and p95 of what users wait for, of each step."""
+        by_requests = self.by_requests
+
+        def timing(figures: Figures) -> tuple[int | None, int | None]:
+            found = time_of(figures) if by_requests else figures.run_time
+            return found.mean_us, found.p95_us
+
+        series = [
+            Series("p95", self._values(lambda figures: timing(figures)[1]), "c1"),
+            Series("mean", self._values(lambda figures: timing(figures)[0]), "c2", dashed=True),
+        ]
+        title = "Request time" if by_requests else "Response time"
+        return self._chart(title, series, _time, time_short, axis_of=round_up_time)
+
+    def hourly_trend(self) -> Chart:
+        """Return what each step costs by the hour; a step that is not over counts as far as it has come."""
+        cells, now_s = self.view.cells, self.view.now_s
+        values: list[float | None] = []
+        for point in self.view.trend:
+            first_s, end_s = max(point.start_s, cells.covered.from_s), min(point.start_s + cells.step_s, now_s + 1)
+            seconds = max(end_s - first_s, 1)
+            values.append(None if self._unknown(point.figures) else point.figures.cost_nano_usd * HOUR_S / seconds)
+        return self._chart("Cost an hour", [Series("an hour", values)], _dollars, dollars_short)
+
+    def day_trend(self) -> Chart:
+        """Return the cost of each of the last days."""
+        days = self.view.days
+        values = [None if self._unknown(day.figures) else day.figures.cost_nano_usd for day in days]
+        starts = [day.start_s for day in days]
+        return Chart("Cost a day", starts, DAY_S, [Series("cost", values)], _dollars, dollars_short, columns=True)
+
+    def minutes(self) -> Sequence[float | None]:
+        """Return what each minute of the last hour cost."""
+        return [point.figures.cost_nano_usd for point in self.view.pace.minutes] if self.view.pace else []
+
+    def _values(self, of: Callable[[Figures], float | None]) -> list[float | None]:
+        return [of(point.figures) for point in self.view.trend]
+
+    def _chart(  # noqa: PLR0913 - a chart has a name, its lines, and how its values are said in two places
+        self,
+        title: str,
+        series: Sequence[Series],
+        say: Callable[[float], str],
+        say_axis: Callable[[float], str],
+        *,
+        columns: bool = False,
+        axis_of: Callable[[float], float] | None = None,
+    ) -> Chart:
+        starts = [point.start_s for point in self.view.trend]
+        return Chart(title, starts, self.view.cells.step_s, series, say, say_axis, columns, axis_of)
+
+    @staticmethod
+    def _unknown(figures: Figures) -> bool:
+        return figures.known_cost_nano_usd is None
+
+
+def _timed(group: Group, longest_us: int, worst: float) -> TimedRow:
+    time = time_of(group.figures)
+    return TimedRow(
+        name=group.name,
+        figures=group.figures,
+        of_requests=speaks_by_requests(group.figures),
+        mean_bar=(time.mean_us or 0) / longest_us,
+        p95_bar=None if time.p95_us is None else time.p95_us / longest_us,
+        failed_bar=(error_ratio_of(group.figures) or 0) / worst,
+    )
+
+
+def _slices(groups: Sequence[Group], value_of: Callable[[Figures], int], say: Callable[[float], str]) -> list[Slice]:
+    """Return groups as parts of a whole, the largest first; those that could not be told apart as one."""
+    valued = [(group, value_of(group.figures)) for group in groups if value_of(group.figures) > 0]
+    # What a cap hid is no name among names: it stands last, however much it is.
+    valued.sort(key=lambda pair: (pair[0].name == OTHER, -pair[1], pair[0].name))
+    total = sum(value for _, value in valued)
+    if not total:
+        return []
+    alone = valued if len(valued) <= MOST_SLICES else valued[: MOST_SLICES - 1]
+    found = [
+        Slice(name(group.name), value, say(value), value / total, _COLOURS[place], group)
+        for place, (group, value) in enumerate(alone)
+    ]
+    rest = valued[len(alone) :]
+    if rest:
+        value = sum(value for _, value in rest)
+        found.append(Slice(counted(len(rest), "other"), value, say(value), value / total, _REST, None))
+    return found
+
+
+def _cost(figures: Figures) -> float | None:
+    return figures.known_cost_nano_usd
+
+
+def _dollars(nano_usd: float) -> str:
+    return dollars(round(nano_usd))
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _short(number: float) -> str:
+    return amount(round(number)) if number == round(number) else f"{number:g}"
+
+
+def _time(time_us: float) -> str:
+    return duration(round(time_us))

@@ -1,0 +1,271 @@
+"""The one place where the page reads Redis: what it shows, read for all who look at the same.
+
+Keeps: it only reads. Everything comes from `consumers.views`, from which the report and `status` come too.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.alerts.store import AlertRow, Incident, read_alerts, read_incidents
+from consumers.reader import Operation, StateReader
+from consumers.register import read_versions
+from consumers.views.completeness import Completeness, read_completeness
+from consumers.views.dead_letters import StoredLetter, read_dead_letters
+from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names, read_rows
+from consumers.views.report import MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
+from consumers.views.sessions import SessionFollower, SessionSeen
+from consumers.views.status import Status, read_status
+from consumers.views.trend import RangeCells, Step, range_windows, read_days, read_range_cells
+from consumers.windows import HOUR_S, MARGINAL_HOUR
+from pipeline.connection import AsyncServer
+from pipeline.keys import LIVE_VERSION, Keys
+from pipeline.presence import read_partitions
+from pipeline.units import US_PER_S
+from sidestream.dashboard.address import Span
+from sidestream.dashboard.shared import Held, Shared
+
+DAYS: Final = 30
+MOST_OPERATIONS: Final = 10
+"""The guide's "top 10"."""
+
+_MOST_SLOWEST: Final = 1_000
+"""Slowest operations that are read, so that some are left where they are narrowed to an agent."""
+
+MOST_SESSIONS: Final = 50
+MOST_EDGES: Final = 100
+MOST_INCIDENTS: Final = 20
+MOST_LETTERS: Final = 10
+
+
+class RangeLook(Struct, frozen=True):
+    """Everything of a range, read together."""
+
+    now_s: int
+    namespace: str
+    cells: RangeCells
+    completeness: Completeness
+    sessions: Sequence[NameRow]
+    sessions_left_out: LeftOut
+    expensive: Sequence[ExpensiveRun]
+    slowest: Sequence[Operation]
+    errors: Sequence[ErrorRow]
+    errors_left_out: LeftOut
+    edges: Edges
+
+
+class PaceLook(Struct, frozen=True):
+    """The last hour by the minute, and the hour before it."""
+
+    now_s: int
+    hour: RangeCells
+    before: RangeCells
+
+
+class DaysLook(Struct, frozen=True):
+    """The cost of the last days."""
+
+    now_s: int
+    days: Sequence[Step]
+
+
+class LiveLook(Struct, frozen=True):
+    """Sessions as the stream last told of them, and what the state counted of those that are shown.
+
+    `since_ms`: from which broker time on the stream was looked at, None where it was empty.
+    """
+
+    now_us: int
+    since_ms: int | None
+    sessions: Sequence[SessionSeen]
+    counted: dict[str, NameRow]
+    counted_range: Range
+
+
+class AlertsLook(Struct, frozen=True):
+    """Where every rule stands, and the last incidents; `now_s` is the broker's time."""
+
+    now_s: int
+    rules: Sequence[AlertRow]
+    incidents: Sequence[Incident]
+
+
+class PipelineLook(Struct, frozen=True):
+    """The state of the pipeline; `rates` are events a second by handler, None where nobody has looked for long enough.
+
+    `measured_s` is the time that the rates are of.
+    """
+
+    status: Status
+    letters: Sequence[StoredLetter]
+    rates: dict[str, float] | None
+    measured_s: float
+
+
+@dataclass(slots=True)
+class Sources:
+    """Reads one namespace for the page."""
+
+    server: AsyncServer
+    keys: Keys
+    shared: Shared = field(default_factory=Shared)
+    _follower: SessionFollower = field(init=False)
+    _before: Status | None = None
+
+    def __post_init__(self) -> None:
+        self._follower = SessionFollower(self.server, self.keys)
+
+    async def range(self, span: Span) -> Held[RangeLook]:
+        """Return everything of a range.
+
+        Raises:
+            ValueError: The range is older than anything that is kept.
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get(("range", span), partial(self._read_range, span))
+
+    async def runs(self, span: Span, agent: str) -> Held[list[ExpensiveRun]]:
+        """Return the most expensive runs of an agent.
+
+        Raises:
+            ValueError: The range is older than anything that is kept.
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get(("runs", span, agent), partial(self._read_runs, span, agent))
+
+    async def pace(self) -> Held[PaceLook]:
+        """Return the last hour and the one before.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get("pace", self._read_pace)
+
+    async def days(self) -> Held[DaysLook]:
+        """Return the last thirty days.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get("days", self._read_days)
+
+    async def live(self) -> Held[LiveLook]:
+        """Return the sessions that are going on.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get("live", self._read_live)
+
+    async def alerts(self) -> Held[AlertsLook]:
+        """Return the alerts.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get("alerts", self._read_alerts)
+
+    async def pipeline(self) -> Held[PipelineLook]:
+        """Return the state of the pipeline.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get("pipeline", self._read_pipeline)
+
+    async def _reader(self) -> StateReader:
+        partitions = await read_partitions(self.server, self.keys)
+        return StateReader(self.server, self.keys, partitions, await read_versions(self.server, self.keys))
+
+    async def _now_s(self) -> int:
+        return int((await self.server.call("TIME"))[0])
+
+    async def _read_range(self, span: Span) -> RangeLook:
+        now_s = await self._now_s()
+        asked = span.at(now_s)
+        windows, names = range_windows(asked, now_s)
+        reader = await self._reader()
+        # Before the windows, so that these hold everything that it promises.
+        covered_s = names[0][1], names[-1][1] + names[-1][0].width_s
+        completeness = await read_completeness(reader, covered_s)
+        cells = await read_range_cells(reader, asked, now_s)
+        sessions, sessions_left_out = await read_names(reader, names, completeness, "session", MOST_OPERATIONS)
+        errors, errors_left_out = await read_errors(reader, names, MOST_TOP_ERRORS, now_s)
+        return RangeLook(
+            now_s=now_s,
+            namespace=self.keys.namespace,
+            cells=cells,
+            completeness=completeness,
+            sessions=sessions,
+            sessions_left_out=sessions_left_out,
+            expensive=await read_expensive(reader, names, MOST_OPERATIONS),
+            slowest=await reader.slowest(windows, _MOST_SLOWEST),
+            errors=errors,
+            errors_left_out=errors_left_out,
+            edges=await read_edges(reader, names, MOST_EDGES),
+        )
+
+    async def _read_runs(self, span: Span, agent: str) -> list[ExpensiveRun]:
+        now_s = await self._now_s()
+        _, names = range_windows(span.at(now_s), now_s)
+        return await read_expensive(await self._reader(), names, MOST_OPERATIONS, agent)
+
+    async def _read_pace(self) -> PaceLook:
+        now_s, reader = await self._now_s(), await self._reader()
+        hour = await read_range_cells(reader, Range(now_s - HOUR_S, now_s + 1), now_s)
+        before = await read_range_cells(reader, Range(now_s - 2 * HOUR_S, now_s - HOUR_S), now_s)
+        return PaceLook(now_s, hour, before)
+
+    async def _read_days(self) -> DaysLook:
+        now_s = await self._now_s()
+        return DaysLook(now_s, await read_days(await self._reader(), now_s, DAYS))
+
+    async def _read_live(self) -> LiveLook:
+        reader = await self._reader()
+        sessions = (await self._follower.look(reader.partitions))[:MOST_SESSIONS]
+        now_s = await self._now_s()
+        # The hours that the shown sessions can have begun in, as far as hours of names are kept.
+        first_s = min((seen.first_us // US_PER_S for seen in sessions), default=now_s)
+        since_s = max(now_s - MARGINAL_HOUR.kept_s, min(first_s, now_s))
+        _, names = range_windows(Range(since_s, now_s + 1), now_s)
+        counted_range = Range(names[0][1], names[-1][1] + names[-1][0].width_s)
+        completeness = await read_completeness(reader, (now_s, now_s))
+        counted = await read_rows(reader, names, completeness, "session", [seen.session for seen in sessions])
+        return LiveLook(time.time_ns() // 1_000, self._follower.since_ms, sessions, counted, counted_range)
+
+    async def _read_alerts(self) -> AlertsLook:
+        rules = await read_alerts(self.server, self.keys)
+        incidents = await read_incidents(self.server, self.keys, MOST_INCIDENTS)
+        return AlertsLook(await self._now_s(), rules, incidents)
+
+    async def _read_pipeline(self) -> PipelineLook:
+        partitions = await read_partitions(self.server, self.keys)
+        status = await read_status(self.server, self.keys, partitions)
+        letters = await read_dead_letters(self.server, self.keys, partitions, most=MOST_LETTERS)
+        before, self._before = self._before, status
+        measured_s = (status.as_of_ms - before.as_of_ms) / 1_000 if before else 0.0
+        rates = _rates(before, status, measured_s) if before and measured_s > 0 else None
+        return PipelineLook(status, letters[:MOST_LETTERS], rates, measured_s)
+
+
+def _rates(before: Status, now: Status, seconds: float) -> dict[str, float]:
+    earlier, later = _taken(before), _taken(now)
+    return {name: max(0, taken - earlier.get(name, taken)) / seconds for name, taken in later.items()}
+
+
+def _taken(status: Status) -> dict[str, int]:
+    """Return the events that each handler has put behind it, over partitions."""
+    found: dict[str, int] = {}
+    for account in status.accounts:
+        name = handler_name(account.handler, account.version)
+        found[name] = found.get(name, 0) + account.committed + account.dead + account.skipped + account.known
+    return found
+
+
+def handler_name(handler: str, version: int) -> str:
+    """Return a handler's name, with the version of its state where it is not the live one."""
+    return handler if version == LIVE_VERSION else f"{handler} v{version}"
