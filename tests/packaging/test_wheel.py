@@ -13,7 +13,7 @@ import pytest
 from support import RealServer
 
 ROOT = Path(__file__).parent.parent.parent
-EXTRAS = ("logfire", "pydantic", "opentelemetry", "starlette", "genai_prices", "httpx", "rich", "typer")
+EXTRAS = ("logfire", "pydantic", "opentelemetry", "starlette", "genai_prices", "httpx", "rich", "typer", "pyarrow")
 PUBLISH = f"""
 import json, sys
 import sidestream
