@@ -285,7 +285,7 @@ async def test_a_strangers_files_are_left_out(place: Place) -> None:
         path.with_name(name).write_bytes(path.read_bytes())
     assert (await place.export()).segments == 1
     (file,) = place.shelf.iterdir()
-    pq.write_table(pq.read_table(file).rename_columns([f"{n}_" for n in COLUMNS]), file)
+    pq.write_table(pq.ParquetFile(file).read().rename_columns([f"{n}_" for n in COLUMNS]), file)
     assert (await place.export()).written == 1
     assert place.agents() == ["day 0"]
 
