@@ -14,7 +14,7 @@ from pipeline import limits
 from pipeline.segments import DamagedError, EntryId, parse_id, read_blocks, verify
 from pipeline.wire import StoredEntry
 
-What: TypeAlias = Literal["damaged", "doubled", "missing", "leftover"]
+What: TypeAlias = Literal["damaged", "doubled", "missing", "leftover", "unreadable", "withdrawn"]
 
 
 class PartitionShelf(Struct, frozen=True):

@@ -1,8 +1,10 @@
 """`sidestream archive`: the segments in a folder or an object store."""
 
+import sys
 import time
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -10,12 +12,27 @@ from rich.table import Table
 
 from consumers.archive.store import ArchiveStore, StoredSegment
 from consumers.archive.survey import Checked, PartitionShelf, check, older_than, shelves
+from consumers.versions import Days
 from pipeline.errors import SettingsError
 from pipeline.units import parse_duration_s
 from sidestream.archive_settings import ArchiveSettings, load_archive_settings
-from sidestream.cli.human import NOTHING, counted, instant, size
-from sidestream.cli.session import EXIT_FINDING, AsJson, Namespace, console, environment, print_json, run_async
+from sidestream.cli.days import FirstDay, LastDay, parse_days
+from sidestream.cli.human import NOTHING, counted, harmless, instant, size
+from sidestream.cli.progress import shown_progress
+from sidestream.cli.session import (
+    EXIT_FINDING,
+    AsJson,
+    Namespace,
+    console,
+    environment,
+    print_json,
+    run_async,
+    run_until_interrupted,
+)
 from sidestream.settings import ARCHIVE_VARIABLES, load_settings
+
+if TYPE_CHECKING:
+    from consumers.archive.exporting import Exported
 
 app = typer.Typer(no_args_is_help=True, help="The archive: what lay on the streams, in a folder or an object store.")
 
@@ -111,6 +128,62 @@ def prune(
     run_async(command)
 
 
+@app.command("export")
+def export_archive(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go; made where it is not there.")],
+    *,
+    first: FirstDay = None,
+    last: LastDay = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+    namespace: Namespace = None,
+) -> None:
+    """Write events as Parquet, for DuckDB and polars: a file for each segment that has none yet.
+
+    Needs no Redis, and the extra `parquet`. Exit code 1 where something cannot be read; the rest is written.
+    """
+
+    async def command() -> int:
+        days = parse_days(first, last)
+        store, _ = _open(url, namespace)
+        partitions = await _asked_partitions(store, partition)
+        with shown_progress("events written", 0) as told:
+            found = [one async for one in _exporting(store, folder, partitions, days, told)]
+        if as_json:
+            about = {"schema": SCHEMA, "url": store.url, "folder": str(folder)}
+            print_json(
+                msgspec.json.encode({**about, "from_s": days.from_s, "until_s": days.until_s, "exported": found})
+            )
+        else:
+            _print_exported(store, folder, found)
+        return EXIT_FINDING if any(one.findings for one in found) else 0
+
+    run_until_interrupted(command)
+
+
+async def _asked_partitions(store: ArchiveStore, partition: int | None) -> Sequence[int]:
+    there = await store.partitions()
+    if partition is not None and partition not in there:
+        known = ", ".join(map(str, there)) or "none"
+        raise SettingsError(f"--partition {partition}: nothing of it is in the archive; there are {known}")
+    return there if partition is None else [partition]
+
+
+def _exporting(
+    store: ArchiveStore, folder: Path, partitions: Sequence[int], days: Days, tell: Callable[[int], None]
+) -> "AsyncIterator[Exported]":
+    try:
+        from consumers.archive.exporting import export  # noqa: PLC0415 - what it needs is an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise SettingsError(
+            "export needs the extra 'parquet' (pyarrow is not installed): pip install 'sidestream[parquet]'"
+        ) from error
+    return export(store, folder, partitions, days, tell)
+
+
 def _open(url: str | None, namespace: str | None) -> tuple[ArchiveStore, ArchiveSettings]:
     environ = environment() | ({ARCHIVE_VARIABLES["url"]: url} if url else {})
     settings = load_archive_settings(environ)
@@ -158,3 +231,25 @@ def _print_checked(store: ArchiveStore, found: Sequence[Checked]) -> None:
     findings = sum(len(checked.findings) for checked in found)
     end = f"{counted(findings, 'finding')}." if findings else "each as it was written."
     out.print(f"{store.namespace} at {store.url}: {what}; {end}", markup=False)
+
+
+def _print_exported(store: ArchiveStore, folder: Path, found: Sequence["Exported"]) -> None:
+    for exported in found:
+        for one in exported.findings:
+            sys.stderr.write(harmless(f"{one.what}: partition {one.partition}, {one.where}: {one.why}") + "\n")
+        if exported.unnamed:
+            sys.stderr.write(f"partition {exported.partition}: and {counted(exported.unnamed, 'finding')} more\n")
+    total = {
+        what: sum(getattr(exported, what) for exported in found)
+        for what in ("written", "events", "known", "bytes", "there", "passed", "unreadable", "damaged")
+    }
+    known = f" and {total['known']:,} known ones" if total["known"] else ""
+    files = f"{counted(total['written'], 'file')}, {size(total['bytes'])}"
+    ends = [
+        f"wrote {counted(total['events'], 'event')}{known} in {files}",
+        *([f"{counted(total['there'], 'file')} had it all already"] if total["there"] else []),
+        *([f"{counted(total['passed'], 'segment')} had nothing for it"] if total["passed"] else []),
+        *([f"{counted(total['unreadable'], 'event')} cannot be read"] if total["unreadable"] else []),
+        *([f"{counted(total['damaged'], 'block')} damaged"] if total["damaged"] else []),
+    ]
+    console().print(f"{store.namespace} at {store.url}, to {folder}: {'; '.join(ends)}.", markup=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -25,8 +24,8 @@ from consumers.replay.progress import FOLLOWS_MS, ReplayProgress, Shelf, read_pr
 from consumers.replay.running import Running, Told
 from consumers.runtime.effects import Effect
 from consumers.versions import Days, Replay, Versions, VersionsError
-from consumers.windows import DAY
 from pipeline.errors import SettingsError
+from sidestream.cli.days import FirstDay, LastDay, parse_days
 from sidestream.cli.human import NOTHING, counted, dollars, duration, harmless, instant, size
 from sidestream.cli.removals import print_survey
 from sidestream.cli.session import (
@@ -56,8 +55,6 @@ _US_PER_S: Final = 1_000_000
 Handlers = Annotated[
     list[str] | None, typer.Option("--handler", help="Only this handler; may be repeated. Default: metrics and cost.")
 ]
-FirstDay = Annotated[str | None, typer.Option("--from", help="First day of event time (UTC), as 2026-11-01.")]
-LastDay = Annotated[str | None, typer.Option("--to", help="Last day of event time (UTC); it is among them.")]
 WithArchive = Annotated[
     bool,
     typer.Option("--archive/--no-archive", help="Begin with the archive of SIDESTREAM_ARCHIVE_URL, where it is set."),
@@ -83,7 +80,7 @@ def plan_replay(
     """
 
     async def command() -> int:
-        days, effects = _days(first, last), _effects(handler)
+        days, effects = parse_days(first, last), _effects(handler)
         async with open_session(Place(namespace, redis_url)) as session:
             past = _history(session, archive=archive)
             plan = await read_plan(
@@ -122,7 +119,7 @@ def run_replay(
     """
 
     async def command() -> int:
-        days, effects = _days(first, last), _effects(handler)
+        days, effects = parse_days(first, last), _effects(handler)
         async with open_session(Place(namespace, redis_url)) as session:
             replay = await _begun(session, effects, days, asks=bool(handler or first or last), archive=archive)
             replay, progress = await _carry(session, replay, rate, follow=follow, archive=archive, quiet=as_json)
@@ -287,21 +284,6 @@ def drop_version(
 
 
 # What is asked for
-
-
-def _days(first: str | None, last: str | None) -> Days:
-    from_s = _day(first, "--from") if first else 0
-    until_s = _day(last, "--to") + DAY.width_s if last else 0
-    if until_s and from_s >= until_s:
-        raise SettingsError(f"--to {last} is before --from {first}")
-    return Days(from_s, until_s)
-
-
-def _day(text: str, option: str) -> int:
-    try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise SettingsError(f"{option} {text!r}: a day is written like 2026-11-01") from None
 
 
 def _effects(handlers: Sequence[str] | None) -> list[Effect]:

@@ -113,6 +113,9 @@ def test_only_what_is_old_goes_and_only_on_purpose(archive: Path) -> None:
         (("ls", "--url", "s4://x"), "", "archive url 's4://x': "),
         (("prune", "--older-than", "old"), "memory:///", "--older-than: "),
         (("ls", "--namespace", "No Such"), "memory:///", "--namespace: "),
+        (("export", "out", "--namespace", "../out"), "memory:///", "--namespace: "),
+        (("export", "out", "--from", "1.11."), "memory:///", "--from '1.11.': a day is written like 2026-11-01"),
+        (("export", "out", "--partition", "7"), "memory:///", "--partition 7: nothing of it is in the archive"),
     ],
 )
 def test_what_is_typed_wrongly_is_said(arguments: tuple[str, ...], url: str, sentence: str) -> None:
@@ -121,6 +124,41 @@ def test_what_is_typed_wrongly_is_said(arguments: tuple[str, ...], url: str, sen
     assert done.returncode == 2
     assert done.stderr.startswith(f"sidestream: {sentence}")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_events_are_exported_and_what_cannot_be_read_is_named(archive: Path, tmp_path: Path) -> None:
+    """On standard error, with exit code 1; what is there already is left alone."""
+    at_ms = NOW_MS - DAY_MS // 2
+    body = b'{"events": [{"event": "usage", "time_us": %d}]}' % (at_ms * 1_000)
+    good = Archived(StoredEntry(f"{at_ms}-0", {b"c": b"json", b"b": body}), at_ms * 1_000, at_ms * 1_000)
+    anyio.run(SegmentArchive(ArchiveStore(archive.as_uri(), "cli")).put, 3, [good])
+    done = typed("export", str(tmp_path / "[red] out"), url=str(archive))
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"cli at {archive.as_uri()}, to {tmp_path}/[red] out: wrote 1 event in 1 file, ")
+    assert "; 3 segments had nothing for it; 12 events cannot be read." in done.stdout
+    told = done.stderr.splitlines()
+    assert len(told) == 6
+    assert told[0].startswith(f"unreadable: partition 0, {segments(archive)[0].name}: entry ")
+    (file,) = (tmp_path / "[red] out" / "cli").rglob("*.*")
+    assert str(file.relative_to(tmp_path)) == f"[red] out/cli/partition=03/{at_ms}-0_{at_ms}-0.parquet"
+    arguments = ("export", str(tmp_path / "[red] out"), "--partition", "3", "--to", "2200-01-01", "--json")
+    done = typed(*arguments, url=str(archive))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = document(done)
+    assert (found["from_s"], found["until_s"]) == (0, 7_258_204_800)
+    (exported,) = found["exported"]
+    assert (exported["partition"], exported["there"], exported["written"], exported["findings"]) == (3, 1, 0, [])
+
+
+def test_export_says_which_extra_it_needs(archive: Path, tmp_path: Path) -> None:
+    """Everything else of the archive works without."""
+    code = "import sys; sys.modules['pyarrow'] = None; from sidestream.__main__ import main; main()"
+    line = [sys.executable, "-c", code, "archive", "export", str(tmp_path / "out"), "--url", str(archive)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sidestream: export needs the extra 'parquet' (pyarrow is not installed): pip install 'sidestream[parquet]'\n"
+    )
 
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:

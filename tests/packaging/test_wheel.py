@@ -25,6 +25,7 @@ EXTRAS = (
     "httpx",
     "rich",
     "typer",
+    "pyarrow",
 )
 PUBLISH = f"""
 import json, sys
