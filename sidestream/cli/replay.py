@@ -1,33 +1,28 @@
 """`sidestream replay`: the same handlers over archive and stream again, beside what answers; compare, swap."""
 
-import sys
-import time
 from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from consumers.archive.archive import SegmentArchive
 from consumers.register import read_versions
 from consumers.replay.beginning import Asked, begin, building, check_recipes
-from consumers.replay.changes import ALL, Change, Changes, read_changes
+from consumers.replay.changes import Changes, read_changes
 from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import MOST_SHOWN, Diff, diff
 from consumers.replay.dropping import drop, plan_drop, survey_drop
-from consumers.replay.plan import Plan, read_plan
-from consumers.replay.progress import FOLLOWS_MS, ReplayProgress, Shelf, read_progress, read_shelf
-from consumers.replay.running import Running, Told
+from consumers.replay.plan import read_plan
+from consumers.replay.progress import ReplayProgress, read_progress, read_shelf
+from consumers.replay.running import Running
 from consumers.runtime.effects import Effect
 from consumers.versions import Days, Replay, Versions, VersionsError
 from pipeline.errors import SettingsError
 from sidestream.cli.days import FirstDay, LastDay, parse_days
-from sidestream.cli.human import NOTHING, counted, dollars, duration, harmless, instant, size
+from sidestream.cli.human import counted
 from sidestream.cli.removals import print_survey
+from sidestream.cli.replay_text import ProgressLines, events_left, print_bits, print_changes, print_plan, print_status
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -50,7 +45,6 @@ app = typer.Typer(
 )
 
 SCHEMA: Final = "sidestream.replay/2"
-_US_PER_S: Final = 1_000_000
 
 Handlers = Annotated[
     list[str] | None, typer.Option("--handler", help="Only this handler; may be repeated. Default: metrics and cost.")
@@ -91,7 +85,7 @@ def plan_replay(
                 _json({"plan": plan, "events": plan.events, "seconds": round(plan.seconds), "missing": plan.missing})
             )
         else:
-            _print_plan(console(), plan)
+            print_plan(console(), plan)
         damaged = any(one.damaged_segments for one in plan.partitions)
         return EXIT_FINDING if plan.missing or damaged or plan.foreign_partitions else 0
 
@@ -156,7 +150,7 @@ def show_status(*, as_json: AsJson = False, namespace: Namespace = None, redis_u
             ]
             print_json(_json({"bases": versions.bases, "replays": replays}))
         else:
-            _print_status(console(), versions, rows, ahead)
+            print_status(console(), versions, rows, ahead)
         bad = any(p.passed or (one.progress == "swapped" and not p.follows) for one, p in rows)
         return EXIT_FINDING if bad else 0
 
@@ -190,9 +184,9 @@ def diff_replay(
             equal = exact.equal if bits else not changes.changes
             print_json(_json({"version": replay.number, "equal": equal, **fields}))
         elif bits:
-            _print_bits(console(), exact, most)
+            print_bits(console(), exact, most)
         else:
-            _print_changes(console(), replay, changes, exact.causes, most)
+            print_changes(console(), replay, changes, exact.causes, most)
         return (0 if exact.equal else EXIT_FINDING) if bits else (EXIT_FINDING if changes.changes else 0)
 
     run_async(command)
@@ -351,60 +345,11 @@ async def _carry(
     place = session.server, session.keys, session.partitions
     past = _history(session, archive=archive)
     shelves = [await read_shelf(past.store, n, replay.days) for n in range(session.partitions)] if past else []
-    lines = _Lines(console(), shelves, quiet=quiet)
+    lines = ProgressLines(console(), shelves, quiet=quiet)
     running = Running(*place, effects=fold_effects(), archive=past, rate=rate, follow=follow, tell=lines.tell)
     with lines.live:
         replay = await until_signal(lambda: running.run(replay), running.stop) or replay
     return replay, await read_progress(*place, replay)
-
-
-class _Lines:
-    """Shows how a replay goes: one line that changes on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, out: Console, shelves: Sequence[Shelf], *, quiet: bool) -> None:
-        self._out = out
-        self._shelves = shelves
-        self._quiet = quiet
-        self._terminal = sys.stdout.isatty()
-        self._told_s = 0.0
-        self._mean = 0.0
-        self.live = Live(console=out, refresh_per_second=2, transient=True, auto_refresh=False)
-
-    def tell(self, told: Told) -> None:
-        """Say how far it is."""
-        self._mean = told.rate if not self._mean else 0.8 * self._mean + 0.2 * told.rate
-        if self._quiet:
-            return
-        text = self._text(told)
-        if self._terminal:
-            self.live.update(Text(text), refresh=True)
-        elif time.monotonic() - self._told_s >= _LINE_EVERY_S:
-            self._told_s = time.monotonic()
-            self._out.print(text, markup=False)
-
-    def _text(self, told: Told) -> str:
-        left = _left(told.progress, self._shelves)
-        parts = [f"version {told.replay.number}: {told.progress.taken:,} events", f"{self._mean:,.0f} a second here"]
-        if told.progress.follows:
-            parts.append("follows the stream")
-        else:
-            about = f"some {left:,} left"
-            parts.append(f"{about}, {duration(int(left / self._mean * _US_PER_S))}" if self._mean > 1 else about)
-        return "; ".join([*parts, *([f"slowed: {told.why}"] if told.why else [])])
-
-
-_LINE_EVERY_S: Final = 5.0
-
-
-def _left(progress: ReplayProgress, shelves: Sequence[Shelf]) -> int:
-    """Return about how many events, summed over handlers, a replay has still to take."""
-    archived = sum(
-        shelf.ahead(unit.cursor_id, unit.join)
-        for unit in progress.units
-        for shelf in shelves
-        if shelf.partition == unit.partition and unit.join
-    )
-    return archived + sum(unit.outstanding for unit in progress.units)
 
 
 async def _progress_of(session: Session, replay: Replay) -> ReplayProgress:
@@ -414,131 +359,11 @@ async def _progress_of(session: Session, replay: Replay) -> ReplayProgress:
 async def _ahead(session: Session, replay: Replay, progress: ReplayProgress) -> int:
     past = _history(session, archive=any(unit.join for unit in progress.units))
     shelves = [await read_shelf(past.store, n, replay.days) for n in range(session.partitions)] if past else []
-    return _left(progress, shelves)
-
-
-# Printing
+    return events_left(progress, shelves)
 
 
 def _json(fields: dict[str, object]) -> bytes:
     return msgspec.json.encode({"schema": SCHEMA, **fields})
-
-
-def _print_plan(out: Console, plan: Plan) -> None:
-    out.print(f"Version {plan.number}, of {', '.join(plan.handlers)}, {plan.days}", style="bold", markup=False)
-    for handler, recipe in plan.recipes.items():
-        out.print(f"  recipe   {handler}: {harmless(recipe)}", markup=False)
-    segments = sum(one.segments for one in plan.partitions)
-    archived = sum(one.archived_events for one in plan.partitions)
-    stream = sum(one.stream_events for one in plan.partitions)
-    entries = sum(one.stream_entries for one in plan.partitions)
-    least = "at least " if any(one.stream_events_at_least for one in plan.partitions) else ""
-    if plan.archive:
-        of_size = size(sum(one.segment_bytes for one in plan.partitions))
-        out.print(
-            f"  archive  {archived:,} events in {counted(segments, 'segment')}, {of_size}; {plan.archive}", markup=False
-        )
-    else:
-        out.print("  archive  none: it begins with the stream")
-    out.print(f"  stream   {least}{stream:,} events in {counted(entries, 'entry', 'entries')}")
-    first = min((one.first_ms for one in plan.partitions if one.first_ms is not None), default=None)
-    if first is not None:
-        out.print(f"  since    {instant(first / 1_000)} UTC, when the first entry was appended")
-    out.print(f"  takes    about {duration(int(plan.seconds * _US_PER_S))} of one process, less of several")
-    state = f"about {size(plan.state_bytes)} beside what there is" if plan.state_bytes else "unknown: there is no state"
-    out.print(f"  memory   {state}; the stream is held until it has caught up")
-    if plan.missing:
-        out.print(f"  missing  {plan.missing:,} events were trimmed, and are in no archive", style="yellow")
-    for one in plan.partitions:
-        for name, why in one.damaged_segments.items():
-            out.print(f"  damaged  partition {one.partition}, {name}: {why}", style="yellow", markup=False)
-    if plan.foreign_partitions:
-        numbers = ", ".join(map(str, plan.foreign_partitions))
-        out.print(f"  missing  partitions {numbers} are in the archive, and not in this namespace", style="yellow")
-    out.print("Nothing has been changed; `sidestream replay run` with the same options does it.")
-
-
-_PROGRESS: Final = {"building": "is built", "ready": "has caught up", "swapped": "answers"}
-
-
-def _print_status(
-    out: Console, versions: Versions, rows: Sequence[tuple[Replay, ReplayProgress]], ahead: Sequence[int]
-) -> None:
-    bases = ", ".join(f"version {number} of {handler}" for handler, number in sorted(versions.bases.items()))
-    out.print(
-        f"The base is {bases or 'version 1'}{', else version 1' if bases else ''}; it answers where no replay does."
-    )
-    if not rows:
-        out.print("There is no replay.")
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("VERSION", "HANDLERS", "DAYS", "STATE", "EVENTS", "LEFT", "BEHIND", "DEAD LETTERS", "LACKS", "BEGAN"):
-        right = name in {"VERSION", "EVENTS", "LEFT", "BEHIND", "DEAD LETTERS", "LACKS"}
-        table.add_column(name, overflow="fold", justify="right" if right else "left")
-    for (one, progress), left in zip(rows, ahead, strict=True):
-        table.add_row(
-            str(one.number),
-            ", ".join(one.handlers),
-            str(one.days),
-            _PROGRESS[one.progress],
-            f"{progress.taken:,}",
-            f"{left:,}" if left else NOTHING,
-            _behind(progress),
-            f"{progress.dead_letters:,}",
-            f"{progress.passed:,}",
-            instant(one.began_ms / 1_000),
-        )
-    out.print(table)
-
-
-def _behind(progress: ReplayProgress) -> str:
-    if any(unit.join for unit in progress.units):
-        return "in the archive"
-    return duration(progress.behind_ms * 1_000) if progress.behind_ms > FOLLOWS_MS else NOTHING
-
-
-def _print_changes(out: Console, replay: Replay, found: Changes, causes: Sequence[str], most: int) -> None:
-    if not found.days:
-        out.print(f"Nothing to compare: neither has anything of {replay.days}.")
-        return
-    for line in causes:
-        out.print(f"Cause: {line}", markup=False)
-    if found.incomplete:
-        out.print(f"Cause: version {replay.number} begins later: {_listed(found.incomplete)} it has not wholly.")
-    if found.capped:
-        out.print(f"Cause: over the cap of cells on {_listed(found.capped)}: names may differ there.")
-    if not found.changes:
-        out.print(f"Nothing would change: {counted(found.days, 'day')} compared.", style="green")
-        return
-    shown = sorted(found.changes, key=lambda one: (one.day, one.handler, one.dimension != ALL))[:most]
-    out.print(_changes_table(shown))
-    if len(found.changes) > len(shown):
-        out.print(f"... and {len(found.changes) - len(shown):,} more (--most, --json)")
-
-
-def _changes_table(shown: Sequence[Change]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("DAY", "HANDLER", "OF", "MEASURE", "NOW", "REPLAYED", "CHANGE"):
-        table.add_column(name, overflow="fold", justify="right" if name in {"NOW", "REPLAYED", "CHANGE"} else "left")
-    for one in shown:
-        part = f"{(one.replayed - one.live) / one.live:+.1%}" if one.live else "new"
-        of = Text(harmless(f"{one.dimension} {one.name or 'none'}") if one.dimension else "all")
-        measure = one.measure.removesuffix("_nano_usd").removesuffix("_us").replace("_", " ")
-        table.add_row(one.day, one.handler, of, measure, *(_number(one, n) for n in (one.live, one.replayed)), part)
-    return table
-
-
-def _number(change: Change, number: int) -> str:
-    if change.measure.endswith("_nano_usd"):
-        return dollars(number)
-    return duration(number) if change.measure.endswith("_us") else f"{number:,}"
-
-
-def _listed(days: Sequence[str]) -> str:
-    return ", ".join(days) if len(days) <= _FEW else f"{days[0]} to {days[-1]} ({len(days)} days)"
-
-
-_FEW: Final = 3
 
 
 def _bits(result: Diff) -> dict[str, object]:
@@ -550,24 +375,3 @@ def _bits(result: Diff) -> dict[str, object]:
         "causes": result.causes,
         "differences": result.differences,
     }
-
-
-def _print_bits(out: Console, result: Diff, most: int) -> None:
-    for line in result.apart:
-        out.print(f"Not comparable: {line}. Let the workers finish, then try again.", markup=False)
-    for line in result.causes:
-        out.print(f"Cause: {line}", markup=False)
-    for found in result.differences[:most]:
-        where = f"{found.handler}, partition {found.partition}, {found.window}"
-        what = harmless(f"{found.field}: now {found.live}, replayed {found.replayed}")
-        out.print(f"Differs: {where}: {what}", markup=False)
-    if len(result.differences) > most:
-        out.print(f"... and {len(result.differences) - most:,} more (--most, --json)")
-    if result.windows == 0 and not result.apart:
-        out.print("Nothing to compare.")
-    elif result.equal:
-        out.print(f"Equal, bit by bit: {result.windows:,} windows, {result.fields:,} fields.")
-    else:
-        out.print(
-            f"Not equal: {len(result.differences):,} of {result.fields:,} fields in {result.windows:,} windows differ."
-        )
