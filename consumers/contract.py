@@ -100,6 +100,15 @@ class Archive(Protocol):
         """
         ...
 
+    async def others(self, partition: int, below: str, since_us: int, until_us: int) -> int:
+        """Return how many events of before an entry stand in parts that have no event of that time, by the footers.
+
+        Raises:
+            TransientError: The store is away.
+            PermanentError: It refuses.
+        """
+        ...
+
     async def set_aside(self, partition: int, name: SegmentName) -> None:
         """Take a segment out of the archive, and keep it beside.
 

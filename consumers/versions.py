@@ -7,7 +7,7 @@ Keeps:
 - Pure: each change gives another document, or says why not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -72,7 +72,8 @@ class Replay(Struct, frozen=True, omit_defaults=True):
 
     `born` names it as nothing else ever was named. `recipes` are those it is computed with, `replaces` those that the
     base was computed with before: handler -> hashes. `answered`: it was swapped in, now or earlier.
-    `inherits`: its base hands its other days over to it, partition by partition.
+    `inherits`: its base hands its other days over to it, partition by partition. `archive` is where it began ("": with
+    the stream).
     """
 
     number: int
@@ -84,6 +85,7 @@ class Replay(Struct, frozen=True, omit_defaults=True):
     progress: Progress = "building"
     answered: bool = False
     inherits: bool = False
+    archive: str = ""
     replaces: Mapping[str, tuple[str, ...]] = {}
 
     def takes(self, handler: str, recipe_hash: str) -> bool:
@@ -258,7 +260,11 @@ class Versions(Struct, frozen=True, omit_defaults=True):
         one = self.replay(number)
         for handler in one.handlers:
             if number in self.read(handler):
-                raise VersionsError(f"version {number} answers for {handler}: roll back first, with `replay rollback`")
+                base = self.base(handler)
+                raise VersionsError(
+                    f"version {number} answers for {handler}: `sidestream replay drop {base}` lets it take the place "
+                    f"of version {base}; `sidestream replay rollback` first, if it is to go itself"
+                )
         return replace(self, replays=tuple(other for other in self.replays if other.number != number))
 
     def inheriting(self, number: int) -> "Versions":
@@ -271,21 +277,24 @@ class Versions(Struct, frozen=True, omit_defaults=True):
         self.taken_over(number)
         return self._with(replace(one, inherits=True))
 
-    def taken_over(self, number: int) -> "Versions":
-        """Make a replay the base of its handlers; the bases that they had answer for nothing any more.
+    def taken_over(self, number: int, handlers: Collection[str] = ()) -> "Versions":
+        """Make a replay the base of its handlers, or of some; the bases that they had answer for nothing any more.
 
         Raises:
             VersionsError: It has not been swapped in, or another was before it.
         """
         one = self.replay(number)
+        taken = handlers or one.handlers
         swapped = [other for other in self.replays if other.progress == "swapped"]
         if one not in swapped:
             raise VersionsError(f"version {number} has not been swapped in")
         first = swapped[0]
-        if first is not one and any(handler in first.handlers for handler in one.handlers):
+        if first is not one and any(handler in first.handlers for handler in taken):
             raise VersionsError(f"version {first.number} was swapped in before version {number}: drop in that order")
-        others = tuple(other for other in self.replays if other.number != number)
-        return replace(self, bases={**self.bases, **dict.fromkeys(one.handlers, number)}, replays=others)
+        rest = tuple(handler for handler in one.handlers if handler not in taken)
+        left = [replace(one, handlers=rest, inherits=False)] if rest else []
+        replays = tuple(new for other in self.replays for new in (left if other.number == number else [other]))
+        return replace(self, bases={**self.bases, **dict.fromkeys(taken, number)}, replays=replays)
 
     def _check_still(self) -> None:
         for one in self.replays:

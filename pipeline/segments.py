@@ -264,6 +264,17 @@ def verify(data: bytes, name: SegmentName) -> list[DamagedError]:
     return found or [DamagedError("its bytes are not those that its name tells of, though every block can be read")]
 
 
+def without_covered(blocks: Sequence[Block]) -> list[Block]:
+    """Leave out blocks that others cover: what segments hold twice is read once."""
+    found: list[Block] = []
+    last: EntryId = (-1, 0)
+    for block in sorted(blocks, key=lambda block: (block.first, block.last)):
+        if block.last > last:
+            found.append(block)
+            last = block.last
+    return found
+
+
 def _walk(data: bytes) -> Iterator[list[StoredEntry] | DamagedError]:
     at, number = len(_HEAD), 0
     while at < len(data):
@@ -375,4 +386,5 @@ __all__ = [
     "read_footer",
     "show_id",
     "verify",
+    "without_covered",
 ]

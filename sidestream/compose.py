@@ -87,7 +87,7 @@ def _archive(environ: Mapping[str, str], namespace: str) -> list[Effect]:
         log.info("The archive is off; everything else runs", extra={"reason": "SIDESTREAM_ARCHIVE_URL is not set"})
         return []
     log.info("The archive is on", extra={"url": settings.url, "segment_age_s": settings.segment_age_s})
-    return [ArchiveEffect(_segments(settings, namespace))]
+    return [ArchiveEffect(_segments(settings, namespace, create=True))]
 
 
 def history(environ: Mapping[str, str], namespace: str) -> SegmentArchive | None:
@@ -97,11 +97,11 @@ def history(environ: Mapping[str, str], namespace: str) -> SegmentArchive | None
         SettingsError: A setting of it is wrong.
     """
     settings = load_archive_settings(environ)
-    return _segments(settings, namespace) if settings.url else None
+    return _segments(settings, namespace, create=False) if settings.url else None
 
 
-def _segments(settings: ArchiveSettings, namespace: str) -> SegmentArchive:
-    store = ArchiveStore(settings.url, namespace)
+def _segments(settings: ArchiveSettings, namespace: str, *, create: bool) -> SegmentArchive:
+    store = ArchiveStore(settings.url, namespace, create=create)
     return SegmentArchive(store, segment_bytes=settings.segment_bytes, segment_age_s=settings.segment_age_s)
 
 

@@ -7,7 +7,16 @@ from typing import Final
 import anyio.to_thread
 
 from consumers.archive.store import ArchiveStore, StoredSegment
-from pipeline.segments import Archived, DamagedError, SegmentName, build_segment, parse_id, read_blocks
+from pipeline.segments import (
+    Archived,
+    Block,
+    DamagedError,
+    SegmentName,
+    build_segment,
+    parse_id,
+    read_blocks,
+    without_covered,
+)
 from pipeline.wire import StoredEntry
 
 log = logging.getLogger("sidestream.archive")
@@ -61,6 +70,20 @@ class SegmentArchive:
         except DamagedError as error:
             _tell_damage(partition, name, error)
         return found
+
+    async def others(self, partition: int, below: str, since_us: int, until_us: int) -> int:
+        """Count events of other days; see `Archive.others`."""
+        if not since_us and not until_us:
+            return 0
+        blocks: list[Block] = []
+        for segment in (await self.store.segments(partition))[0]:
+            try:
+                blocks += (await self.store.footer(partition, segment)).blocks
+            except DamagedError as error:
+                _tell_damage(partition, segment.name, error)
+        end = parse_id(below)
+        apart = [block for block in without_covered(blocks) if block.first < end]
+        return sum(block.events for block in apart if not block.concerns(since_us, until_us))
 
     async def set_aside(self, partition: int, name: SegmentName) -> None:
         """Take a segment out of the archive; see `Archive.set_aside`."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import anyio.to_thread
 import obstore
@@ -67,16 +69,17 @@ class ArchiveStore:
         url: `file:///folder`, `s3://bucket/prefix`, `gs://…`, `az://…`; credentials as obstore reads them from the
             environment (https://developmentseed.org/obstore).
         namespace: Whose.
+        create: Make a folder that is not there; who only reads must not, or a typo looks like an empty archive.
 
     Raises:
-        SettingsError: The url is none that obstore knows, or the folder cannot be made.
+        SettingsError: The url is none that obstore knows; the folder is not there, or cannot be made.
     """
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, *, create: bool = True) -> None:
         self.url = url
         self.namespace = namespace
         try:
-            self._store = _open(url)
+            self._store = _open(url, create=create)
         except (ValueError, OSError, obstore.exceptions.BaseError) as error:
             raise SettingsError(f"archive url {url!r}: {_first_line(error)}") from error
         prefix = getattr(self._store, "prefix", None)
@@ -188,6 +191,8 @@ class ArchiveStore:
         await self._ask(lambda: obstore.delete(self._store, path))
 
     async def _list(self, prefix: str, partition: int) -> tuple[list[StoredSegment], list[Leftover]]:
+        if self._folder is not None and not self._folder.is_dir():
+            raise UnavailableError(f"the archive at {self.url} is gone: there is no such folder")
         listed: list[Any] = await self._ask(lambda: [meta for some in _pages(self._store, prefix) for meta in some])
         found: list[StoredSegment] = []
         others: list[Leftover] = []
@@ -216,8 +221,10 @@ class ArchiveStore:
             raise UnavailableError(f"the archive at {self.url} does not answer: {_first_line(error)}") from error
 
 
-def _open(url: str) -> Any:  # noqa: ANN401 - obstore's stores have no common type at run time
+def _open(url: str, *, create: bool) -> Any:  # noqa: ANN401 - obstore's stores have no common type at run time
     if url.startswith("file:"):
+        if not create and not Path(url2pathname(urlsplit(url).path)).is_dir():
+            raise ValueError("there is no such folder")
         return obstore.store.from_url(url, mkdir=True)
     return obstore.store.from_url(url, client_options={"timeout": _ATTEMPT_S}, retry_config={"max_retries": 2})
 

@@ -25,6 +25,7 @@ class Asked(Struct, frozen=True):
     effects: Sequence[Effect]
     days: Days
     archive: Archive | None = None
+    archive_url: str = ""
 
     @property
     def handlers(self) -> tuple[str, ...]:
@@ -49,6 +50,7 @@ async def begin(server: AsyncServer, keys: Keys, partitions: int, asked: Asked) 
         handlers=asked.handlers,
         days=asked.days,
         recipes={effect.name: effect.recipe()[0] for effect in asked.effects},
+        archive=asked.archive_url,
         began_ms=(int(seconds) * US_PER_S + int(microseconds)) // US_PER_MS,
     )
 

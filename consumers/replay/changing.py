@@ -51,7 +51,7 @@ async def rollback(server: AsyncServer, keys: Keys, partitions: int, *, anyway: 
     if not anyway:
         for handler in replay.handlers:
             for version in back.read(handler):
-                await _check_follows(server, keys, partitions, handler, version)
+                await check_follows(server, keys, partitions, handler, version)
     changed = await change_versions(server, keys, lambda found: found.rolled_back(number))
     await _declare_as(server, keys, partitions, replay, "replay")
     return changed, number
@@ -61,11 +61,22 @@ async def _check(server: AsyncServer, keys: Keys, partitions: int, replay: Repla
     progress = await read_progress(server, keys, partitions, replay)
     if progress.passed:
         raise VersionsError(f"version {replay.number} lacks {progress.passed:,} events that Redis had to let go")
+    if progress.lacks:
+        raise VersionsError(
+            f"version {replay.number} lacks {progress.lacks:,} events, which were trimmed and are in no archive, or "
+            "in a damaged part of it (`sidestream replay plan`, `archive verify`); --anyway swaps it in all the same"
+        )
     for handler in replay.handlers:
-        await _check_follows(server, keys, partitions, handler, replay.number)
+        await check_follows(server, keys, partitions, handler, replay.number)
 
 
-async def _check_follows(server: AsyncServer, keys: Keys, partitions: int, handler: str, version: int) -> None:
+async def check_follows(server: AsyncServer, keys: Keys, partitions: int, handler: str, version: int) -> None:
+    """See that a version of a handler keeps up with the stream.
+
+    Raises:
+        VersionsError: It is behind, or has not been declared everywhere.
+        SidestreamError: See `AsyncServer.call`.
+    """
     accounts = [
         await read_unit_account(server, keys.partition(number), handler, version=version)
         for number in range(partitions)

@@ -20,6 +20,9 @@ from pipeline.connection import AsyncServer
 from pipeline.keys import Keys, PartitionKeys, UnitKeys
 from pipeline.units import US_PER_S
 
+NOT_OURS: Final = b"-"
+"""In the place of a cursor: a recipe that a version was never computed with, but the one whose place it took."""
+
 _RECIPE: Final = msgspec.json.Decoder(dict[str, object])
 
 Fields: TypeAlias = dict[str, str]
@@ -94,8 +97,10 @@ async def _diff_unit(  # noqa: PLR0913, PLR0917 - what is compared, and where th
     await _note_cause(server, live, shadow, result)
     now_s = int((await server.call("TIME"))[0])
     kept_from_s = await _wholly_retained_from(server, partition, shadow)
+    inherited = any(await server.all([["HGET", unit.cursor(), "inherited"] for unit in units]))
+    totals = f"w:{LIFETIME}:"
     for window in sorted(states[0].keys() | states[1].keys()):
-        if _compared(window, days, kept_from_s, now_s):
+        if _compared(window, days, kept_from_s, now_s) and not (window.startswith(totals) and inherited):
             _compare(handler, partition.number, window, states, result)
         else:
             result.left_out += 1
@@ -126,7 +131,9 @@ def _shown(standing: Standing | None) -> str:
 
 async def _note_cause(server: AsyncServer, live: UnitKeys, shadow: UnitKeys, result: Diff) -> None:
     replies = await server.all([["LRANGE", unit.recipes(), 0, -1] for unit in (live, shadow)])
-    of_live, of_shadow = ([_RECIPE.decode(row.split(b" ", 2)[2]) for row in rows] for rows in replies)
+    of_live, of_shadow = (
+        [_RECIPE.decode(row.split(b" ", 2)[2]) for row in rows if not row.startswith(NOT_OURS)] for rows in replies
+    )
     for part in sorted({name for recipe in (*of_live, *of_shadow) for name in recipe}):
         texts = [" then ".join(_parts(recipes, part)) for recipes in (of_live, of_shadow)]
         cause = f"{live.name.partition(':')[2]}: {part} was {texts[0]}, and is {texts[1]} in the replay"

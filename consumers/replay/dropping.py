@@ -13,6 +13,8 @@ from msgspec import Struct
 
 from consumers.register import change_versions, read_versions
 from consumers.removal import Survey, survey_unit
+from consumers.replay.changing import check_follows
+from consumers.replay.diff import NOT_OURS
 from consumers.replay.inheriting import GRAVESTONE_MS, inherit
 from consumers.replay.keyspace import read_declared, scan
 from consumers.runtime.effects import Effect
@@ -48,10 +50,11 @@ async def plan_drop(server: AsyncServer, keys: Keys, partitions: int, number: in
         versions.dropped(number)
         return Dropping(number, [(number, handler) for handler in versions.replay(number).handlers])
     swapped = [one for one in versions.replays if one.progress == "swapped"]
-    heir = next((one for one in swapped if all(versions.base(name) == number for name in one.handlers)), None)
+    heir = next((one for one in swapped if any(versions.base(name) == number for name in one.handlers)), None)
     if heir is not None:
-        versions.taken_over(heir.number)
-        units = [(number, handler) for handler in heir.handlers]
+        handlers = [name for name in heir.handlers if versions.base(name) == number]
+        versions.taken_over(heir.number, handlers)
+        units = [(number, handler) for handler in handlers]
         return Dropping(number, units, heir.number, None if heir.days == ALL_DAYS else heir.days)
     there = [unit for unit in await read_declared(server, keys, partitions) if unit[0] == number]
     left = [unit for unit in there if number not in versions.all(unit[1])]
@@ -78,8 +81,14 @@ async def survey_drop(server: AsyncServer, keys: Keys, partitions: int, dropping
     return total
 
 
-async def drop(
-    server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping, effects: Sequence[Effect] = ()
+async def drop(  # noqa: PLR0913 - what goes, where, and what may stand in the way
+    server: AsyncServer,
+    keys: Keys,
+    partitions: int,
+    dropping: Dropping,
+    effects: Sequence[Effect] = (),
+    *,
+    anyway: bool = False,
 ) -> int:
     """Take away what was planned; return how many keys went. Called again after a crash, it goes on.
 
@@ -89,17 +98,23 @@ async def drop(
         partitions: How many it has.
         dropping: What was planned.
         effects: The folds: they say what marginals their state has, where days are handed over.
+        anyway: Also where what takes the place is behind.
 
     Raises:
         VersionsError: Somebody has changed the versions since it was planned, or dead letters are in the way.
         SidestreamError: See `AsyncServer.call`.
     """
+    if dropping.heir and not anyway:
+        for _, handler in dropping.units:
+            await check_follows(server, keys, partitions, handler, dropping.heir)
     if dropping.heir and dropping.days is not None:
         await _hand_over(server, keys, partitions, dropping, dropping.days, effects)
+    elif dropping.heir:
+        await _pass_recipes_on(server, keys, partitions, dropping)
 
     def change(versions: Versions) -> Versions:
         if dropping.heir:
-            return versions.taken_over(dropping.heir)
+            return versions.taken_over(dropping.heir, [handler for _, handler in dropping.units])
         known = any(one.number == dropping.number for one in versions.replays)
         return versions.dropped(dropping.number) if known else versions
 
@@ -109,6 +124,20 @@ async def drop(
         for version, handler in dropping.units:
             gone += await _bury(server, partition, handler, version)
     return gone
+
+
+async def _pass_recipes_on(server: AsyncServer, keys: Keys, partitions: int, dropping: Dropping) -> None:
+    """Let the heir know what its base was computed with: a worker that still has such a recipe must not carry it."""
+    for partition in map(keys.partition, range(partitions)):
+        for version, handler in dropping.units:
+            base, heir = partition.unit(handler, version), partition.unit(handler, dropping.heir)
+            older, mine = await server.all([["LRANGE", unit.recipes(), 0, -1] for unit in (base, heir)])
+            known = {row.split(b" ", 2)[1] for row in mine}
+            for row in older:
+                _, recipe_hash, recipe = row.split(b" ", 2)
+                if recipe_hash not in known:
+                    known.add(recipe_hash)
+                    await server.call("LPUSH", heir.recipes(), b" ".join([NOT_OURS, recipe_hash, recipe]))
 
 
 async def _hand_over(  # noqa: PLR0913, PLR0917 - what goes to whom, where

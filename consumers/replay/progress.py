@@ -10,7 +10,7 @@ from consumers.versions import Days, Replay
 from consumers.views.accounting import UnitAccount, read_unit_account
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys, PartitionKeys
-from pipeline.segments import Block, DamagedError, EntryId, parse_id
+from pipeline.segments import Block, DamagedError, parse_id, without_covered
 
 FOLLOWS_MS: Final = 2_000
 """A version that is behind by no more than this follows the stream."""
@@ -19,8 +19,8 @@ FOLLOWS_MS: Final = 2_000
 class UnitProgress(Struct, frozen=True):
     """How far one handler of a replay has come in one partition.
 
-    `join` is where the stream takes over from the archive, "" behind it. `passed` are events that Redis could not keep
-    for it: it lacks them.
+    `join` is where the stream takes over from the archive, "" behind it. `lacks` are events that it could not read:
+    trimmed, and in no archive or in a damaged part of it. `passed` are those that Redis could not keep for it.
     """
 
     handler: str
@@ -31,6 +31,7 @@ class UnitProgress(Struct, frozen=True):
     outstanding: int
     outstanding_at_least: bool
     dead_letters: int
+    lacks: int
     passed: int
     behind_ms: int
     cursor_id: str
@@ -55,6 +56,11 @@ class ReplayProgress(Struct, frozen=True):
     def taken(self) -> int:
         """Events behind the cursors, summed over handlers."""
         return sum(unit.taken for unit in self.units)
+
+    @property
+    def lacks(self) -> int:
+        """Events that it could not read, for nothing has them."""
+        return sum(unit.lacks for unit in self.units)
 
     @property
     def passed(self) -> int:
@@ -99,6 +105,7 @@ async def _unit(server: AsyncServer, partition: PartitionKeys, handler: str, ver
         outstanding=account.outstanding,
         outstanding_at_least=account.outstanding_at_least,
         dead_letters=account.dead_letters,
+        lacks=int(lacks or 0),
         passed=account.skipped - int(lacks or 0),
         behind_ms=account.now_ms - account.committed_to_ms,
         cursor_id=account.cursor_id,
@@ -161,19 +168,8 @@ async def read_shelf(store: ArchiveStore, partition: int, days: Days) -> Shelf:
         partition=partition,
         segments=len(read),
         bytes=sum(segment.size for segment in read),
-        blocks=_apart(wanted),
+        blocks=without_covered(wanted),
         damaged=damaged,
         first_ms=segments[0].name.first[0] if segments else None,
-        all_blocks=_apart(every),
+        all_blocks=without_covered(every),
     )
-
-
-def _apart(blocks: Sequence[Block]) -> list[Block]:
-    """Leave out blocks that others cover: what segments hold twice is read once."""
-    found: list[Block] = []
-    last: EntryId = (-1, 0)
-    for block in sorted(blocks, key=lambda block: (block.first, block.last)):
-        if block.last > last:
-            found.append(block)
-            last = block.last
-    return found

@@ -115,6 +115,7 @@ class ReplayUnit(Unit):
         # The archive has no more: the cursor goes to the join, and what follows comes from the stream.
         before = show_id(_before(self._join))
         outcome = Outcome(Cursor(before, 0, before), StoredEntry(before, {}))
+        outcome.entries = await self._archive().others(self.partition.number, show_id(self._join), *self._days.as_us())
         await self._settle(position, outcome, Delta())
         self._position = None
         return await self.step()

@@ -21,6 +21,7 @@ from consumers.payload import OverflowingError
 from consumers.runtime.committing import Commit, Committer, Standing, new_token, parse_standing
 from consumers.runtime.effects import UNLIMITED, Effect
 from consumers.runtime.remembered import Remembered, StateChangedError
+from consumers.runtime.unit import OlderRecipeError
 from consumers.versions import Days
 from pipeline.connection import AsyncServer
 from pipeline.errors import RefusedError, TransientError, WireError
@@ -183,7 +184,7 @@ class Retrier:
             case "TAKEN":
                 return rest[0].decode()
             case "RECIPE":
-                raise RefusedError(
+                raise OlderRecipeError(
                     f"{self._keys.name}: the state is computed by another recipe than this program's; "
                     "retry from the version that its workers run"
                 )

@@ -27,7 +27,7 @@ from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
 from consumers.runtime.roster import Roster, RosterOptions
-from consumers.runtime.unit import OlderRecipeError, Unit
+from consumers.runtime.unit import DroppedError, OlderRecipeError, Unit
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
 from pipeline.keys import Keys
@@ -293,8 +293,8 @@ class Worker:
                 if unit.statistics.gone == gone:
                     self._health.progressed(place, time.monotonic())
                 outage.over()
-            except OlderRecipeError as error:
-                self._leave_to_others(unit, error)
+            except (OlderRecipeError, DroppedError) as error:
+                await self._leave_to_others(unit, error)
             except SidestreamError as error:
                 self._health.failed(
                     place, error.code, str(error), time.monotonic(), permanent=isinstance(error, PermanentError)
@@ -304,7 +304,12 @@ class Worker:
                 self._health.failed(place, "fault", repr(error), time.monotonic())
                 await self._rest(outage.fault(error))
 
-    def _leave_to_others(self, unit: Unit, error: OlderRecipeError) -> None:
+    async def _leave_to_others(self, unit: Unit, error: OlderRecipeError | DroppedError) -> None:
+        if isinstance(error, DroppedError):
+            # The next look at the document takes it off the roster.
+            log.info("A version is dropped; the worker lets go of it", extra=_about(unit, error))
+            await self._rest(RENEW_S)
+            return
         log.error("A unit is left to workers with a newer recipe", extra=_about(unit, error))
         self._arbiter.leave_to_others(unit.keys.lease())
         self._health.left(_place(unit), error, time.monotonic())

@@ -47,6 +47,12 @@ class OlderRecipeError(PermanentError):
     code = "older_recipe"
 
 
+class DroppedError(RefusedError):
+    """The unit is of a version that has been dropped: it is no unit any more."""
+
+    code = "dropped"
+
+
 @dataclass(slots=True)
 class UnitStatistics:
     """What a unit did in this process."""
@@ -166,7 +172,7 @@ class Unit:
         ]
         answer, flat = await self._server.run(script("declare"), keys, args)
         if answer == b"DROPPED":
-            raise RefusedError(f"{self.keys.name}, partition {self.partition.number}: this version is being dropped")
+            raise DroppedError(f"{self.keys.name}, partition {self.partition.number}: this version is being dropped")
         if answer == b"OTHER":
             raise RefusedError(
                 f"{self.keys.name}, partition {self.partition.number}: another version had this number before the "

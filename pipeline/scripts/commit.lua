@@ -9,7 +9,8 @@
 --   what an archive gives lies below the join, and is no more among the events before the unit;
 --   values are opaque here, and counters travel as decimal strings from the worker to HINCRBY: no double holds them.
 -- KEYS  1 stream  2 cursor  3 dead letters  4.. state keys, by position
--- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry  6 whole entries passed
+-- ARGV  1 from id  2 from index  3 to id  4 to index  5 last whole entry
+--       6 whole entries passed; where an archive ends, the events of other days that it has below the join
 --       7 producer of entry `to id`  8 its first sequence  9 from: stream | archive | letters  10 recipe hash  11 group
 --       12 committed  13 known  14 foreign  15 dead-lettered  16 token of the state  17 token of the state to be
 --       18 most bytes of dead letters' bodies: above it they are cut
@@ -249,8 +250,14 @@ if of_archive then
   if joins then
     redis.call('HSET', KEYS[2], 'joined', cursor[14])
     redis.call('HDEL', KEYS[2], 'join')
-    -- Every event that there ever was has been in the archive.
-    if cursor[13] == '0' and redis.call('HGET', KEYS[2], 'skipped') == '0' then
+    -- What is left before it and is not of other days was in no archive, or in a damaged part of it.
+    local missing = math.max(0, tonumber(cursor[13]) - tonumber(ARGV[6]))
+    if missing > 0 then
+      redis.call('HINCRBY', KEYS[2], 'base', string.format('%.0f', -missing))
+      redis.call('HINCRBY', KEYS[2], 'skipped', string.format('%.0f', missing))
+      redis.call('HINCRBY', KEYS[2], 'lacks', string.format('%.0f', missing))
+    end
+    if missing == 0 and redis.call('HGET', KEYS[2], 'skipped') == '0' then
       redis.call('HSET', KEYS[2], 'since', '0')
     end
   end

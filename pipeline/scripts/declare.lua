@@ -93,6 +93,11 @@ if is_new then
   end
   if ARGV[16] ~= '' then
     redis.call('HSET', KEYS[2], 'born', ARGV[16])
+    -- A replay of the stream alone lacks what was trimmed, unless all of that is of before its days. An event may be dated
+    -- an hour ahead of its entry.
+    if not join and tonumber(ARGV[10]) * 1000 < tonumber(since) + 3600000 then
+      redis.call('HSET', KEYS[2], 'base', '0', 'skipped', base, 'lacks', base)
+    end
   end
   redis.call('RPUSH', KEYS[3], id .. ':0 ' .. ARGV[4] .. ' ' .. ARGV[5])
   redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[6], id, 'MKSTREAM', 'ENTRIESREAD', entries)

@@ -190,7 +190,8 @@ def _open(url: str | None, namespace: str | None) -> tuple[ArchiveStore, Archive
     if not settings.url:
         raise SettingsError("there is no archive: set SIDESTREAM_ARCHIVE_URL, or say where it is with --url")
     given = {"namespace": namespace} if namespace is not None else {}
-    return ArchiveStore(settings.url, load_settings(given, environ, place="--{}").publish.namespace), settings
+    namespace = load_settings(given, environ, place="--{}").publish.namespace
+    return ArchiveStore(settings.url, namespace, create=False), settings
 
 
 def _older_s(older: str | None, settings: ArchiveSettings) -> int:

@@ -212,7 +212,7 @@ async def _archived(environ: Mapping[str, str], namespace: str) -> AsyncIterator
     settings = load_archive_settings(environ)
     if not settings.url:
         return
-    store = ArchiveStore(settings.url, namespace)
+    store = ArchiveStore(settings.url, namespace, create=False)
     archive = SegmentArchive(store)
     for partition in await store.partitions():
         segments, _ = await store.segments(partition)

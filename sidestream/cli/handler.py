@@ -74,6 +74,8 @@ def retire_handler(
     """
 
     async def command() -> int:
+        if shown := re.fullmatch(r"(\S+) v([0-9]+)", name):
+            raise SettingsError(f"{name!r}: write {shown[1]} --version {shown[2]}")
         if not _NAME.fullmatch(name):
             raise SettingsError(f"{name!r} is no name of a handler; `sidestream handler ls` lists them")
         async with open_session(Place(namespace, redis_url)) as session:

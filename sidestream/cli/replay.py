@@ -1,5 +1,6 @@
 """`sidestream replay`: the same handlers over archive and stream again, beside what answers; compare, swap."""
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -8,6 +9,7 @@ import typer
 
 from consumers.archive.archive import SegmentArchive
 from consumers.register import read_versions
+from consumers.removal import workers_alive
 from consumers.replay.beginning import Asked, begin, building, check_recipes
 from consumers.replay.changes import Changes, read_changes
 from consumers.replay.changing import rollback, swap
@@ -21,10 +23,20 @@ from consumers.versions import Days, Replay, Versions, VersionsError
 from pipeline.errors import SettingsError
 from sidestream.cli.days import FirstDay, LastDay, parse_days
 from sidestream.cli.human import counted
+from sidestream.cli.logs import log_to_stderr
 from sidestream.cli.removals import print_survey
-from sidestream.cli.replay_text import ProgressLines, events_left, print_bits, print_changes, print_plan, print_status
+from sidestream.cli.replay_text import (
+    ProgressLines,
+    events_left,
+    print_bits,
+    print_changes,
+    print_plan,
+    print_run,
+    print_status,
+)
 from sidestream.cli.session import (
     EXIT_FINDING,
+    EXIT_INTERRUPTED,
     AsJson,
     Namespace,
     Place,
@@ -70,13 +82,14 @@ def plan_replay(
 ) -> None:
     """Say what a replay would read, how long it would take, how much memory, and what is no longer there.
 
-    Nothing is changed. Exit code 1 where something is missing or damaged.
+    Nothing is changed. Exit code 1 where something is missing, or a segment has no end; `archive verify` reads it all.
     """
 
     async def command() -> int:
         days, effects = parse_days(first, last), _effects(handler)
         async with open_session(Place(namespace, redis_url)) as session:
             past = _history(session, archive=archive)
+            begun = building(await read_versions(session.server, session.keys))
             plan = await read_plan(
                 session.server, session.keys, session.partitions, effects, days, past.store if past else None
             )
@@ -85,7 +98,7 @@ def plan_replay(
                 _json({"plan": plan, "events": plan.events, "seconds": round(plan.seconds), "missing": plan.missing})
             )
         else:
-            print_plan(console(), plan)
+            print_plan(console(), plan, begun)
         damaged = any(one.damaged_segments for one in plan.partitions)
         return EXIT_FINDING if plan.missing or damaged or plan.foreign_partitions else 0
 
@@ -110,6 +123,7 @@ def run_replay(
     """Compute a new version, or go on with the one that is being built, until it has caught up with the stream.
 
     Start it again after whatever has ended it; start it elsewhere too, and they share the work.
+    Exit code 1 where it lacks events, 130 where it was interrupted.
     """
 
     async def command() -> int:
@@ -117,17 +131,25 @@ def run_replay(
         async with open_session(Place(namespace, redis_url)) as session:
             replay = await _begun(session, effects, days, asks=bool(handler or first or last), archive=archive)
             replay, progress = await _carry(session, replay, rate, follow=follow, archive=archive, quiet=as_json)
+            alive = await workers_alive(session.server, session.keys)
         if as_json:
-            print_json(_json({"replay": replay, "events": progress.taken, "behind_ms": progress.behind_ms}))
-        elif replay.progress == "building":
-            console().print(f"Left version {replay.number}; `sidestream replay run` goes on with it.")
-        else:
-            console().print(
-                f"Version {replay.number} has caught up: {progress.taken:,} events. Workers carry it on. "
-                f"Compare with `sidestream replay diff`, then `sidestream replay swap`."
+            print_json(
+                _json(
+                    {
+                        "replay": replay,
+                        "events": progress.taken,
+                        "behind_ms": progress.behind_ms,
+                        "lacks": progress.lacks,
+                    }
+                )
             )
-        return 0
+        else:
+            print_run(console(), replay, progress, alive=bool(alive))
+        if replay.progress == "building":
+            return EXIT_INTERRUPTED
+        return EXIT_FINDING if progress.lacks else 0
 
+    log_to_stderr(logging.WARNING)
     run_async(command)
 
 
@@ -186,7 +208,8 @@ def diff_replay(
         elif bits:
             print_bits(console(), exact, most)
         else:
-            print_changes(console(), replay, changes, exact.causes, most)
+            causes = [*_unfinished(replay), *exact.causes]
+            print_changes(console(), replay, changes, causes, most)
         return (0 if exact.equal else EXIT_FINDING) if bits else (EXIT_FINDING if changes.changes else 0)
 
     run_async(command)
@@ -244,11 +267,15 @@ def drop_version(
     number: Number = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
+    anyway: Anyway = False,
     as_json: AsJson = False,
     namespace: Namespace = None,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Delete a version that answers for nothing: a replay, or what a replay has replaced. It cannot be undone."""
+    """Delete a version that answers for nothing: a replay, or what a replay has replaced. It cannot be undone.
+
+    What a replay has replaced hands over the days that the replay has not.
+    """
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:
@@ -256,7 +283,7 @@ def drop_version(
             place = session.server, session.keys, session.partitions
             dropping = await plan_drop(*place, _chosen(versions, number).number if number is None else number)
             survey = await survey_drop(*place, dropping)
-            gone = await drop(*place, dropping, fold_effects()) if yes else 0
+            gone = await drop(*place, dropping, fold_effects(), anyway=anyway) if yes else 0
         if as_json:
             print_json(
                 _json({"done": yes, "dropping": dropping, "keys": gone if yes else survey.keys, "bytes": survey.bytes})
@@ -268,7 +295,7 @@ def drop_version(
         print_survey(out, survey)
         if dropping.heir:
             done = "has taken" if yes else "would take"
-            days = "" if dropping.days is None else f", and {done} over the days that it had not ({dropping.days})"
+            days = "" if dropping.days is None else f", and {done} over all days but its own ({dropping.days})"
             out.print(f"Version {dropping.heir} {done} its place{days}.", markup=False)
         if not yes:
             out.print("Nothing has been changed; --yes does it.")
@@ -305,10 +332,13 @@ def _chosen(versions: Versions, number: int | None) -> Replay:
 
 
 async def _begun(session: Session, effects: Sequence[Effect], days: Days, *, asks: bool, archive: bool) -> Replay:
-    """Return the replay that is being built, or begin one."""
-    found = building(await read_versions(session.server, session.keys))
+    """Return the replay that is being built, or has just caught up with the same to do; else begin one."""
+    versions = await read_versions(session.server, session.keys)
+    past = _history(session, archive=archive)
+    url = past.store.url if past else ""
+    asked = Asked(effects, days, past, url)
+    found = building(versions) or next((one for one in versions.replays if _is_the_same(one, asked)), None)
     if found is None:
-        asked = Asked(effects, days, _history(session, archive=archive))
         await _check_partitions(session, asked)
         try:
             return await begin(session.server, session.keys, session.partitions, asked)
@@ -323,7 +353,25 @@ async def _begun(session: Session, effects: Sequence[Effect], days: Days, *, ask
             f"`sidestream replay run` alone, or `sidestream replay drop {found.number}` first"
         )
     check_recipes(found, fold_effects())
+    if found.progress == "building" and found.archive != url:
+        began = f"with the archive at {found.archive}" if found.archive else "with the stream alone (--no-archive)"
+        raise VersionsError(
+            f"version {found.number} has begun {began}, and here that is {url or 'none'}: set "
+            "SIDESTREAM_ARCHIVE_URL as there, or drop it"
+        )
     return found
+
+
+def _is_the_same(one: Replay, asked: Asked) -> bool:
+    """Return whether a replay that has caught up, and answers for nothing, is what is asked for."""
+    recipes = {effect.name: effect.recipe()[0] for effect in asked.effects}
+    same = (one.handlers, one.days, dict(one.recipes)) == (asked.handlers, asked.days, recipes)
+    return one.progress == "ready" and same and one.archive == asked.archive_url
+
+
+def _unfinished(replay: Replay) -> list[str]:
+    still = f"version {replay.number} is still being built: what it has not read yet it lacks"
+    return [still] if replay.progress == "building" else []
 
 
 async def _check_partitions(session: Session, asked: Asked) -> None:

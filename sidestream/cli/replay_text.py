@@ -68,11 +68,26 @@ def events_left(progress: ReplayProgress, shelves: Sequence[Shelf]) -> int:
     return archived + sum(unit.outstanding for unit in progress.units)
 
 
-def print_plan(out: Console, plan: Plan) -> None:
-    """Print what a replay would do."""
+def print_run(out: Console, replay: Replay, progress: ReplayProgress, *, alive: bool) -> None:
+    """Print how a run has ended; `alive`: there are workers."""
+    if replay.progress == "building":
+        out.print(f"Left version {replay.number}; `sidestream replay run` goes on with it.")
+        return
+    on = "Workers with its recipe carry it on." if alive else "No worker is alive: start one, or carry it by --follow."
+    out.print(f"Version {replay.number} has caught up: {progress.taken:,} events. {on}")
+    if progress.lacks:
+        out.print(
+            f"It lacks {progress.lacks:,} events that were trimmed and are in no archive, or in a damaged part of it.",
+            style="yellow",
+        )
+    out.print("Compare with `sidestream replay diff`, then `sidestream replay swap`.")
+
+
+def print_plan(out: Console, plan: Plan, begun: Replay | None = None) -> None:
+    """Print what a replay would do; `begun` is being built already."""
     out.print(f"Version {plan.number}, of {', '.join(plan.handlers)}, {plan.days}", style="bold", markup=False)
     for handler, recipe in plan.recipes.items():
-        out.print(f"  recipe   {handler}: {harmless(recipe)}", markup=False)
+        out.print(f"  recipe   {handler}: {harmless(recipe)}", markup=False, soft_wrap=True)
     segments = sum(one.segments for one in plan.partitions)
     archived = sum(one.archived_events for one in plan.partitions)
     stream = sum(one.stream_events for one in plan.partitions)
@@ -100,10 +115,15 @@ def print_plan(out: Console, plan: Plan) -> None:
     if plan.foreign_partitions:
         numbers = ", ".join(map(str, plan.foreign_partitions))
         out.print(f"  missing  partitions {numbers} are in the archive, and not in this namespace", style="yellow")
-    out.print("Nothing has been changed; `sidestream replay run` with the same options does it.")
+    if begun is None:
+        out.print("Nothing has been changed; `sidestream replay run` with the same options does it.")
+    else:
+        out.print(
+            f"Version {begun.number} is being built: `sidestream replay run` goes on with that, or drop it first."
+        )
 
 
-_PROGRESS: Final = {"building": "is built", "ready": "has caught up", "swapped": "answers"}
+_PROGRESS: Final = {"building": "is being built", "ready": "has caught up", "swapped": "answers"}
 
 
 def print_status(
@@ -131,7 +151,7 @@ def print_status(
             f"{left:,}" if left else NOTHING,
             _behind(progress),
             f"{progress.dead_letters:,}",
-            f"{progress.passed:,}",
+            f"{progress.lacks + progress.passed:,}",
             instant(one.began_ms / 1_000),
         )
     out.print(table)
@@ -158,15 +178,16 @@ def print_changes(out: Console, replay: Replay, found: Changes, causes: Sequence
         out.print(f"Nothing would change: {counted(found.days, 'day')} compared.", style="green")
         return
     shown = sorted(found.changes, key=lambda one: (one.day, one.handler, one.dimension != ALL))[:most]
-    out.print(_changes_table(shown))
+    swapped = replay.progress == "swapped"
+    out.print(_changes_table(shown, ("BEFORE", "ANSWERS") if swapped else ("NOW", "REPLAYED")))
     if len(found.changes) > len(shown):
         out.print(f"... and {len(found.changes) - len(shown):,} more (--most, --json)")
 
 
-def _changes_table(shown: Sequence[Change]) -> Table:
+def _changes_table(shown: Sequence[Change], columns: tuple[str, str]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("DAY", "HANDLER", "OF", "MEASURE", "NOW", "REPLAYED", "CHANGE"):
-        table.add_column(name, overflow="fold", justify="right" if name in {"NOW", "REPLAYED", "CHANGE"} else "left")
+    for name in ("DAY", "HANDLER", "OF", "MEASURE", *columns, "CHANGE"):
+        table.add_column(name, overflow="fold", justify="right" if name in {*columns, "CHANGE"} else "left")
     for one in shown:
         part = f"{(one.replayed - one.live) / one.live:+.1%}" if one.live else "new"
         of = Text(harmless(f"{one.dimension} {one.name or 'none'}") if one.dimension else "all")

@@ -64,13 +64,14 @@ def worker(
         health = load_health_settings(environ, {name: value for name, value in given.items() if value is not None})
         async with open_session(Place(namespace, redis_url), environ) as session:
             effects = [*fold_effects(names), *sink_effects(names, environ, session.keys.namespace)]
+            archives = "archive" in names
             tasks = periodic_tasks(names, session.server, session.keys, alerts, housekeeping)
             options = WorkerOptions(
                 presence={"version": VERSION, "handlers": ",".join(names)},
                 adopt_recipe=adopt_recipe,
                 revive=session.revive,
                 stuck_after_s=health.stuck_after_s,
-                history=history(environ, session.keys.namespace),
+                history=history(environ, session.keys.namespace) if archives else None,
             )
             carried = Worker(session.server, session.keys, effects, periodic=tasks, options=options)
             about = {"version": VERSION, "redis": session.shown_url, "namespace": session.keys.namespace}

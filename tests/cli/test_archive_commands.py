@@ -162,8 +162,9 @@ def test_export_says_which_extra_it_needs(archive: Path, tmp_path: Path) -> None
 
 
 def test_an_empty_archive_says_so(tmp_path: Path) -> None:
-    """And makes nothing but its folder."""
+    """One that is not there is no empty one: whoever only looks makes no folder."""
     done = typed("ls", url=str(tmp_path / "none"))
-    assert done.returncode == 0
-    assert "is empty" in done.stdout
+    assert (done.returncode, "there is no such folder" in done.stderr) == (2, True)
+    (tmp_path / "none").mkdir()
+    assert "is empty" in typed("ls", url=str(tmp_path / "none")).stdout
     assert document(typed("ls", "--json", url=str(tmp_path / "none")))["partitions"] == []

@@ -101,7 +101,7 @@ WRONG: dict[str, Callable[[Versions], object]] = {
     "answers already": lambda found: found.swap(2),
     "has not caught up": lambda found: found.begin(asked()).swap(3),
     "no replay of version 7; there are: 2": lambda found: found.replay(7),
-    "roll back first": lambda found: found.dropped(2),
+    "rollback` first, if it is to go": lambda found: found.dropped(2),
     "that of version 2 by now": lambda found: found.rolled_back(3),
     "nothing to roll back": lambda found: found.rollback()[0].rollback(),
     "has not been swapped in": lambda found: found.rollback()[0].taken_over(2),

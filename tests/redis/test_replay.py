@@ -21,6 +21,7 @@ from consumers.catalogue import Catalogue, Pricer
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
 from consumers.pricing import PriceBook
+from consumers.recipe import Recipe
 from consumers.register import read_versions
 from consumers.replay import inheriting
 from consumers.replay.beginning import Asked, begin
@@ -35,6 +36,7 @@ from consumers.runtime import replaying
 from consumers.runtime.effects import ArchiveEffect, Effect, FoldEffect
 from consumers.runtime.run import Worker, WorkerOptions
 from consumers.runtime.trimming import Retention, trim
+from consumers.runtime.unit import OlderRecipeError
 from consumers.state import Caps
 from consumers.values import pack, unpack
 from consumers.versions import ALL_DAYS, Days, Replay, VersionsError
@@ -42,7 +44,7 @@ from consumers.views.accounting import read_unit_account
 from consumers.views.dead_letters import read_dead_letters
 from consumers.views.report import Report, read_report
 from pipeline.connection import AsyncServer, RedisSettings
-from pipeline.errors import RefusedError, UnreachableError
+from pipeline.errors import RefusedError, UnavailableError, UnreachableError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import LIVE_VERSION, Keys, PartitionKeys
 from pipeline.scripting import script
@@ -400,6 +402,110 @@ async def test_dead_letters_stand_in_the_way_of_a_handing_over(
         await server.run(script("discard"), [unit.cursor(), unit.dead_letters()], [letter.letter_id])
     await drop(server, keys, PARTITIONS, dropping, effects())
     assert (await read_versions(server, keys)).base("cost") == 2
+
+
+async def test_what_no_archive_has_is_lacking_and_said(
+    server: AsyncServer, keys: Keys, append: Appender, traffic: int, archive: SegmentArchive
+) -> None:
+    """A segment that is gone, one that is damaged, no archive at all: a swap asks for --anyway, a report says so."""
+    await carried(server, keys, archive)
+    await trim_all(server, keys)
+    (gone,) = (await archive.store.segments(0))[0]
+    (damaged,) = (await archive.store.segments(1))[0]
+    data = await archive.store.read(1, damaged.name)
+    await archive.store.delete(0, gone.name)
+    await archive.store.delete(1, damaged.name)
+    await archive.store.put(1, damaged.name, data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    plan = await read_plan(server, keys, PARTITIONS, effects(), ALL_DAYS, archive.store)
+    replay, events = await replayed(server, keys, archive)
+    progress = await read_progress(server, keys, PARTITIONS, replay)
+    assert plan.missing == 40
+    assert progress.lacks == 2 * (40 + 40), "what is damaged shows when it is read"
+    assert progress.lacks + events == traffic * len(effects())
+    with pytest.raises(VersionsError, match=f"lacks {progress.lacks:,} events"):
+        await swap(server, keys, PARTITIONS, replay.number)
+    await swap(server, keys, PARTITIONS, replay.number, anyway=True)
+    assert not (await report(server, keys)).completeness.complete(0)
+    accounts = [await read_unit_account(server, keys.partition(n), "cost", version=2) for n in range(PARTITIONS)]
+    assert [account.balance() for account in accounts] == [0] * PARTITIONS
+    alone, _ = await replayed(server, keys)
+    assert (await read_progress(server, keys, PARTITIONS, alone)).lacks == traffic * len(effects())
+
+
+async def test_a_day_of_a_whole_archive_lacks_nothing(
+    server: AsyncServer, keys: Keys, traffic: int, archive: SegmentArchive
+) -> None:
+    """What is passed over is of other days: the report goes on saying that nothing is missing."""
+    await carried(server, keys, archive)
+    await trim_all(server, keys)
+    replay, _ = await replayed(server, keys, archive, Days(TODAY_S - DAY_S, TODAY_S))
+    assert (await read_progress(server, keys, PARTITIONS, replay)).lacks == 0
+    await swap(server, keys, PARTITIONS, replay.number)
+    assert (await report(server, keys)).completeness.complete(0)
+
+
+async def test_an_archive_that_is_gone_is_no_end_of_it(
+    server: AsyncServer, keys: Keys, traffic: int, archive: SegmentArchive, tmp_path: Path
+) -> None:
+    """The unit waits for it, and goes on where it stood."""
+    await carried(server, keys, archive)
+    await trim_all(server, keys)
+    replay = await begin(server, keys, PARTITIONS, Asked(effects(), ALL_DAYS, archive))
+    options = WorkerOptions(version=replay.number, history=archive)
+    worker = Worker(server, keys, effects(), options=options)
+    await worker.open()
+    await worker.units[0].step()
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    with pytest.raises(UnavailableError, match="there is no such folder"):
+        await Worker(server, keys, effects(), options=options).run_until_idle()
+    (tmp_path / "elsewhere").rename(tmp_path / "archive")
+    await Worker(server, keys, effects(), options=options).run_until_idle()
+    assert (await compared(server, keys, replay)).equal
+
+
+class Older(MetricsHandler):
+    """Metrics of an earlier revision."""
+
+    def recipe(self) -> Recipe:
+        """Return a recipe that was there before."""
+        return Recipe(1, self.caps)
+
+
+async def test_a_recipe_that_was_replaced_stays_replaced_behind_a_drop(
+    server: AsyncServer, keys: Keys, append: Appender, traffic: int
+) -> None:
+    """A worker of the earlier revision that lives on must not count in what took the place of its version."""
+    older = Worker(server, keys, [FoldEffect(Older())])
+    await older.run_until_idle()
+    metrics = [effect for effect in effects() if effect.name == "metrics"]
+    await Worker(server, keys, metrics).run_until_idle()
+    replay, _ = await replay_until_idle(server, keys, PARTITIONS, Asked(metrics, ALL_DAYS))
+    await swap(server, keys, PARTITIONS, replay.number)
+    await drop(server, keys, PARTITIONS, await plan_drop(server, keys, PARTITIONS, LIVE_VERSION))
+    await append([UsageEvent(NOW_US)])
+    late = Worker(server, keys, [FoldEffect(Older())])
+    with pytest.raises(OlderRecipeError):
+        await late.run_until_idle()
+    await Worker(server, keys, metrics).run_until_idle()
+
+
+async def test_a_replay_over_two_bases_takes_their_places_one_by_one(
+    server: AsyncServer, keys: Keys, traffic: int
+) -> None:
+    """After cost was replayed by itself, both are: each base goes by its number."""
+    await carried(server, keys)
+    costs = [effect for effect in effects() if effect.name == "cost"]
+    for asked in (Asked(costs, ALL_DAYS), Asked(effects(), ALL_DAYS)):
+        replay, _ = await replay_until_idle(server, keys, PARTITIONS, asked)
+        await swap(server, keys, PARTITIONS, replay.number)
+        if asked.effects == costs:
+            await drop(server, keys, PARTITIONS, await plan_drop(server, keys, PARTITIONS, LIVE_VERSION))
+    for number, handler in ((1, "metrics"), (2, "cost")):
+        dropping = await plan_drop(server, keys, PARTITIONS, number)
+        assert (dropping.units, dropping.heir) == ([(number, handler)], 3)
+        await drop(server, keys, PARTITIONS, dropping)
+    versions = await read_versions(server, keys)
+    assert (versions.bases, versions.replays) == ({"cost": 3, "metrics": 3}, ())
 
 
 async def test_a_drop_that_was_killed_is_gone_on_with(server: AsyncServer, keys: Keys, traffic: int) -> None:
