@@ -8,13 +8,16 @@ import msgspec
 
 from consumers.state import OTHER
 from consumers.views.figures import Timing, usd
+from consumers.views.live import LiveSession
+from consumers.views.pace import Pace
 from consumers.views.report import Report
 from consumers.views.report_json import report_json
 from consumers.views.states import StateFigures
+from consumers.views.trend import Point
 from sidestream.dashboard.address import ViewName, instant
 from sidestream.dashboard.sources import DaysLook
 from sidestream.dashboard.trust import trust_of
-from sidestream.dashboard.view import LiveSession, Pace, Point, View
+from sidestream.dashboard.view import View
 
 SCHEMA: Final = "sidestream.view/1"
 """Raised with any change that could break who reads it."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from consumers.alerts.rules import Unit
 from consumers.state import OTHER
-from consumers.views.figures import Figures, Timing
+from consumers.views.figures import Figures
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S
 from pipeline.units import NANO_PER_USD, US_PER_S
@@ -70,21 +70,6 @@ def visit_cost(state: StateFigures) -> str:
     if not state.visits or not (figures.priced_requests or figures.unpriced_requests):
         return NOTHING
     return money(state.nano_usd_a_visit, figures.unpriced_requests)
-
-
-def speaks_by_requests(figures: Figures) -> bool:
-    """Tell whether there are requests and no agent runs: then failures and times are those of requests."""
-    return bool(figures.requests and not figures.runs)
-
-
-def time_of(figures: Figures) -> Timing:
-    """Return what users wait for: agent runs, or requests where there are only those."""
-    return figures.request_time if speaks_by_requests(figures) else figures.run_time
-
-
-def error_ratio_of(figures: Figures) -> float | None:
-    """Return the part that failed: of agent runs, or of requests where there are only those."""
-    return figures.request_error_ratio if speaks_by_requests(figures) else figures.run_error_ratio
 
 
 def change(now: int, before: int) -> str:
