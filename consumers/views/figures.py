@@ -8,7 +8,7 @@ Keeps:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -148,6 +148,12 @@ def groups_of(of_metrics: Cells, of_cost: Cells, dimension: Dimension) -> list[G
 def narrow(cells: Cells, where: Where) -> Cells:
     """Return the cells that `where` matches."""
     return {cell: measures for cell, measures in cells.items() if where.matches(cell)}
+
+
+def filters_of(where: Where) -> dict[str, str]:
+    """Return the dimensions that `where` narrows, each with its name."""
+    values = {name: cast("str", getattr(where, name)) for name in Where.__struct_fields__}
+    return {name: value for name, value in values.items() if value}
 
 
 def speaks_by_requests(figures: Figures) -> bool:

@@ -8,8 +8,9 @@ import msgspec
 
 from consumers.reader import Operation
 from consumers.state import OTHER
-from consumers.views.figures import Figures, Group, Timing, usd
+from consumers.views.figures import Figures, Group, filters_of
 from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Range, Report
+from consumers.views.states_json import money_document, timing_document, visit_document
 
 SCHEMA: Final = "sidestream.report/1"
 """Raised with any change that could break who reads it."""
@@ -39,6 +40,8 @@ class _Document:
                 "names_covered": _range(report.names),
             },
             "as_of": _instant_ms(report.completeness.as_of_ms),
+            "filters": filters_of(report.where),
+            "not_narrowed": report.not_narrowed,
             "totals": self._figures(report.totals),
             "by": report.by,
             "groups": self._groups(),
@@ -61,8 +64,8 @@ class _Document:
                 "count": figures.requests,
                 "by_status": figures.requests_by_status,
                 "error_ratio": figures.request_error_ratio,
-                "duration": _timing(figures.request_time),
-                "time_to_first_token": _timing(figures.first_token),
+                "duration": timing_document(figures.request_time),
+                "time_to_first_token": timing_document(figures.first_token),
             },
             "tokens": {
                 "total": figures.total_tokens,
@@ -75,19 +78,19 @@ class _Document:
                 "count": figures.runs,
                 "by_status": figures.runs_by_status,
                 "error_ratio": figures.run_error_ratio,
-                "response_time": _timing(figures.run_time),
+                "response_time": timing_document(figures.run_time),
             },
             "tools": figures.tools,
             "steps": figures.steps,
             "transitions": figures.transitions,
-            "time_in_state": {**_timing(figures.visit_time), "unknown": figures.visits_unknown},
+            "time_in_state": {**timing_document(figures.visit_time), "unknown": figures.visits_unknown},
             "errors": figures.errors,
         }
 
     @staticmethod
     def _cost(figures: Figures) -> dict[str, object]:
         return {
-            **_money(figures.known_cost_nano_usd),
+            **money_document(figures.known_cost_nano_usd),
             "provider_nano_usd": figures.provider_nano_usd,
             "priced_requests": figures.priced_requests,
             "unpriced_requests": figures.unpriced_requests,
@@ -101,13 +104,27 @@ class _Document:
                 return [self._row(row) for row in report.rows]
             case "error":
                 return [_error(row) for row in report.errors]
-            case "agent" | "model" | "state":
+            case "agent" | "model" | "tenant" | "service":
                 return [self._group(group) for group in report.groups]
+            case "state":
+                return [self._state(group) for group in report.groups]
             case _:
                 assert_never(report.by)
 
     def _group(self, group: Group) -> dict[str, object]:
         return {**_named(group.name), **self._figures(group.figures)}
+
+    def _state(self, group: Group) -> dict[str, object]:
+        """Return a state; what belongs to none, and all where `metrics` never ran, has no known visits."""
+        found = self._group(group)
+        states = self.report.states if self.report.metrics_known else ()
+        state = next((state for state in states if state.name == group.name), None)
+        if state is None:
+            return {**found, **dict.fromkeys(("visits", "tokens_a_visit", "cost_a_visit"))}
+        visit_time = timing_document(group.figures.visit_time)
+        unknown = group.figures.visits_unknown
+        times = {"time_in_state": {**visit_time, "p50_us": state.p50_us, "unknown": unknown}}
+        return {**found, **visit_document(state), **times} | ({} if self.report.cost_known else {"cost_a_visit": None})
 
     def _row(self, row: NameRow) -> dict[str, object]:
         return {
@@ -116,7 +133,7 @@ class _Document:
             "tokens": row.total_tokens,
             "runs": row.runs,
             "errors": row.errors,
-            "cost": {**_money(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests}
+            "cost": {**money_document(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests}
             if self.report.cost_known
             else None,
         }
@@ -129,7 +146,7 @@ class _Document:
             "agent": run.agent,
             "session": run.session,
             "requests": run.requests,
-            "cost": {**_money(run.cost_nano_usd), "unpriced_requests": run.unpriced_requests},
+            "cost": {**money_document(run.cost_nano_usd), "unpriced_requests": run.unpriced_requests},
         }
 
     def _completeness(self) -> dict[str, object]:
@@ -169,14 +186,6 @@ def _named(name: str) -> dict[str, object]:
 
 def _error(row: ErrorRow) -> dict[str, object]:
     return {**_named(row.name), "errors": row.errors, "share": row.share}
-
-
-def _money(nano_usd: int | None) -> dict[str, object]:
-    return {"nano_usd": nano_usd, "usd": None if nano_usd is None else usd(nano_usd)}
-
-
-def _timing(timing: Timing) -> dict[str, object]:
-    return {"count": timing.count, "mean_us": timing.mean_us, "p95_us": timing.p95_us}
 
 
 def _operation(operation: Operation) -> dict[str, object]:

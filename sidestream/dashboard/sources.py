@@ -18,7 +18,7 @@ from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.flow import rates_between
 from consumers.views.live import LiveLook, read_live
 from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names
-from consumers.views.report import MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
+from consumers.views.report import MOST_SLOWEST, MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
 from consumers.views.sessions import SessionFollower
 from consumers.views.status import Status, read_status
 from consumers.views.trend import RangeCells, Step, range_windows, read_days, read_range_cells
@@ -32,9 +32,6 @@ from sidestream.dashboard.shared import Held, Shared
 DAYS: Final = 30
 MOST_OPERATIONS: Final = 10
 """The guide's "top 10"."""
-
-_MOST_SLOWEST: Final = 1_000
-"""Slowest operations that are read, so that some are left where they are narrowed to an agent."""
 
 MOST_SESSIONS: Final = 50
 MOST_EDGES: Final = 100
@@ -190,7 +187,7 @@ class Sources:
             sessions=sessions,
             sessions_left_out=sessions_left_out,
             expensive=await read_expensive(reader, names, MOST_OPERATIONS),
-            slowest=await reader.slowest(windows, _MOST_SLOWEST),
+            slowest=await reader.slowest(windows, MOST_SLOWEST),
             errors=errors,
             errors_left_out=errors_left_out,
             edges=await read_edges(reader, names, MOST_EDGES),

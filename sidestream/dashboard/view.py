@@ -174,7 +174,7 @@ class View:
             names=cells.names,
             by=by,
             totals=self.totals,
-            groups=[] if by not in {"agent", "model", "state"} else self._groups(by),
+            groups=[] if is_session else self._groups(by),
             rows=look.sessions if is_session else [],
             errors=look.errors,
             errors_left_out=look.errors_left_out,
@@ -183,11 +183,13 @@ class View:
             slowest=self._slowest(),
             completeness=look.completeness,
             most=MOST_OPERATIONS,
+            where=self.where,
+            states=self.states if by == "state" else [],
         )
 
     def _groups(self, by: By) -> list[Group]:
         match by:
-            case "agent" | "model" | "state":
+            case "agent" | "model" | "state" | "tenant" | "service":
                 return groups_of(self.cells.of_metrics, self.cells.of_cost, by)
             case _:
                 return []
