@@ -1,16 +1,22 @@
 """The report as a JSON document: versioned, documented in docs/report-json.md; null is "unknown", never 0."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, assert_never
 
 import msgspec
 
 from consumers.reader import Operation
 from consumers.state import OTHER
+from consumers.views.documents import (
+    instant_document,
+    instant_ms_document,
+    money_document,
+    range_document,
+    timing_document,
+    visit_document,
+)
 from consumers.views.figures import Figures, Group, filters_of
-from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Range, Report
-from consumers.views.states_json import money_document, timing_document, visit_document
+from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Report
 
 SCHEMA: Final = "sidestream.report/1"
 """Raised with any change that could break who reads it."""
@@ -33,13 +39,13 @@ class _Document:
         return {
             "schema": SCHEMA,
             "namespace": report.namespace,
-            "generated_at": _instant(report.now_s),
+            "generated_at": instant_document(report.now_s),
             "range": {
-                "asked": _range(report.asked),
-                "covered": _range(report.covered),
-                "names_covered": _range(report.names),
+                "asked": range_document(report.asked.from_s, report.asked.until_s),
+                "covered": range_document(report.covered.from_s, report.covered.until_s),
+                "names_covered": range_document(report.names.from_s, report.names.until_s),
             },
-            "as_of": _instant_ms(report.completeness.as_of_ms),
+            "as_of": instant_ms_document(report.completeness.as_of_ms),
             "filters": filters_of(report.where),
             "not_narrowed": report.not_narrowed,
             "totals": self._figures(report.totals),
@@ -158,8 +164,8 @@ class _Document:
                     "handler": handler.handler,
                     "partitions": handler.partitions,
                     "declared": handler.declared,
-                    "as_of": _instant_ms(handler.as_of_ms) if handler.everywhere else None,
-                    "complete_since": _instant_ms(handler.since_ms) if handler.since_ms else None,
+                    "as_of": instant_ms_document(handler.as_of_ms) if handler.everywhere else None,
+                    "complete_since": instant_ms_document(handler.since_ms) if handler.since_ms else None,
                     "outstanding": handler.outstanding,
                     "outstanding_at_least": handler.outstanding_at_least,
                     "dead_letters": handler.dead_letters,
@@ -198,17 +204,3 @@ def _operation(operation: Operation) -> dict[str, object]:
         "status": operation.status,
         "duration_us": operation.duration_us,
     }
-
-
-def _range(found: Range) -> dict[str, str]:
-    return {"from": _instant(found.from_s), "until": _instant(found.until_s)}
-
-
-def _instant(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _instant_ms(time_ms: int | None) -> str | None:
-    if time_ms is None:
-        return None
-    return f"{datetime.fromtimestamp(time_ms // 1_000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1_000:03d}Z"

@@ -10,6 +10,7 @@ from sidestream.cli.dashboard import dashboard
 from sidestream.cli.health import health
 from sidestream.cli.purge import purge
 from sidestream.cli.report import report
+from sidestream.cli.states import states
 from sidestream.cli.status import status
 from sidestream.cli.tail import tail
 from sidestream.cli.worker import worker
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(worker)
 app.command()(status)
 app.command()(report)
+app.command()(states)
 app.command()(tail)
 app.command()(dashboard)
 app.command()(health)

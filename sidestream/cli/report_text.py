@@ -302,7 +302,8 @@ class _View:
 
     def visits(self) -> RenderableType | None:
         """Return how long sessions stay in each state, and what a visit takes, where it is asked for by state."""
-        if not (self.report.states and self.report.metrics_known):
+        # Narrowed to an agent or a model there is none: visits carry neither.
+        if not (self.report.metrics_known and any(state.visits for state in self.report.states)):
             return None
         return visits_table(self.report.states, self.width, cost_known=self.report.cost_known)
 

@@ -48,10 +48,11 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def titled(title: str, table: Table, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
+def titled(title: str | Text, table: Table, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
     """Return a table under its title, with notes below it; an empty note is left out."""
     below = [Padding(Text(note, style="dim"), INDENT) for note in notes if note]
-    return Lines(Text.assemble((title, "bold"), (when, "dim")), Padding(table, INDENT), *below)
+    head = Text(title, style="bold") if isinstance(title, str) else title
+    return Lines(Text.assemble(head, (when, "dim")), Padding(table, INDENT), *below)
 
 
 def has_cost(figures: Figures) -> bool:

@@ -1,16 +1,15 @@
 """The page's own data as JSON: versioned, documented in docs/dashboard.md; null is "unknown", never 0."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from consumers.views.live import LiveSession
+from consumers.views.documents import instant_ms_document, money_document, timing_document
 from consumers.views.pace import Pace
 from consumers.views.report import Report
 from consumers.views.report_json import report_json
-from consumers.views.states_json import money_document, state_document, timing_document
+from consumers.views.states_json import comparison_document, edges_document, session_document, state_document
 from consumers.views.trend import Point
 from sidestream.dashboard.address import ViewName, instant
 from sidestream.dashboard.sources import DaysLook
@@ -108,7 +107,7 @@ def _trust(view: View) -> dict[str, object]:
     trust = trust_of(view)
     return {
         "verdict": trust.verdict,
-        "as_of": None if trust.as_of_ms is None else _instant_ms(trust.as_of_ms),
+        "as_of": instant_ms_document(trust.as_of_ms),
         "missing": trust.missing,
         "pending": trust.pending,
         "read_every_s": view.held.every_s,
@@ -156,18 +155,11 @@ def _days(view: View, look: DaysLook | None) -> list[object] | None:
 
 
 def _machine(view: View) -> dict[str, object]:
-    edges = view.look.edges
-    rows = [{"from": edge.from_state, "to": edge.to_state, "count": edge.count} for edge in edges.edges]
-    pair = view.compared_versions
-    changes = [
-        {"name": change.name, "before": state_document(change.before), "after": state_document(change.after)}
-        for change in view.changes
-    ]
     return {
         "states": [state_document(state) for state in view.states],
-        "transitions": {"rows": rows, "over_cap": edges.over_cap, "left_out": edges.left_out},
+        "transitions": edges_document(view.look.edges),
         "versions": view.versions,
-        "comparison": {"before": pair[0], "after": pair[1], "states": changes} if pair else None,
+        "comparison": comparison_document(view.compared_versions, view.changes),
     }
 
 
@@ -176,28 +168,9 @@ def _sessions(view: View) -> dict[str, object] | None:
     if look is None:
         return None
     return {
-        "since": None if look.since_ms is None else _instant_ms(look.since_ms),
+        "since": instant_ms_document(look.since_ms),
         "counted": {"from": instant(look.counted_range.from_s), "until": instant(look.counted_range.until_s)},
-        "rows": [_session(row) for row in view.live_sessions],
-    }
-
-
-def _session(row: LiveSession) -> dict[str, object]:
-    seen = row.seen
-    return {
-        "session": seen.session,
-        "service": seen.service,
-        "state": seen.state,
-        "standing": row.standing,
-        "in_state_us": row.in_state_us,
-        "quiet_us": row.quiet_us,
-        "open_ms": row.open_ms,
-        "agent": seen.agent,
-        "tokens": row.total_tokens,
-        "cost": money_document(row.cost_nano_usd),
-        "unpriced_requests": row.unpriced_requests,
-        "errors": row.errors,
-        "last_error": seen.last_error or None,
+        "rows": [session_document(row) for row in view.live_sessions],
     }
 
 
@@ -215,7 +188,3 @@ def _pipeline(view: View) -> dict[str, object] | None:
         "measured_s": view.pipeline.measured_s,
         "dead_letters": letters,
     }
-
-
-def _instant_ms(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms // 1_000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1_000:03d}Z"

@@ -17,6 +17,7 @@ from consumers.views.completeness import Completeness, read_completeness
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.flow import rates_between
 from consumers.views.live import LiveLook, read_live
+from consumers.views.machine import MOST_EDGES, MOST_SESSIONS
 from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names
 from consumers.views.report import MOST_SLOWEST, MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
 from consumers.views.sessions import SessionFollower
@@ -33,8 +34,6 @@ DAYS: Final = 30
 MOST_OPERATIONS: Final = 10
 """The guide's "top 10"."""
 
-MOST_SESSIONS: Final = 50
-MOST_EDGES: Final = 100
 MOST_INCIDENTS: Final = 20
 MOST_LETTERS: Final = 10
 

@@ -13,9 +13,9 @@ from consumers.alerts.rules import Where
 from consumers.reader import Operation
 from consumers.views.figures import Figures, Group, figures_of, groups_of, narrow
 from consumers.views.live import LiveLook, LiveSession, live_sessions
+from consumers.views.machine import is_of
 from consumers.views.pace import Pace, pace_of
 from consumers.views.report import By, ExpensiveRun, LeftOut, Report
-from consumers.views.sessions import SessionSeen
 from consumers.views.states import StateChange, StateFigures, VersionUse, compared, states_of, versions_of
 from consumers.views.trend import Point, RangeCells, names_in, point_of
 from pipeline.errors import SidestreamError
@@ -157,11 +157,7 @@ class View:
             return []
         states = states_of(self.look.cells.of_metrics, self.look.cells.of_cost)
         in_flight = self.pipeline.status.in_flight if self.pipeline else ()
-        return [row for row in live_sessions(self.live_look, states, in_flight) if self._matches(row.seen)]
-
-    def _matches(self, seen: SessionSeen) -> bool:
-        wanted = ((self.where.service, seen.service), (self.where.state, seen.state))
-        return all(not value or value == found for value, found in wanted)
+        return [row for row in live_sessions(self.live_look, states, in_flight) if is_of(row.seen, self.where)]
 
     def _report(self, by: By) -> Report:
         look, cells = self.look, self.cells
