@@ -13,6 +13,7 @@ from sidestream.cli.report import report
 from sidestream.cli.states import states
 from sidestream.cli.status import status
 from sidestream.cli.tail import tail
+from sidestream.cli.top import top
 from sidestream.cli.worker import worker
 from sidestream.version import VERSION
 
@@ -28,6 +29,7 @@ app.command()(worker)
 app.command()(status)
 app.command()(report)
 app.command()(states)
+app.command()(top)
 app.command()(tail)
 app.command()(dashboard)
 app.command()(health)

@@ -152,7 +152,8 @@ class _View:
         )
 
     def _comparison(self, before: str, after: str) -> RenderableType:
-        table = new_table("STATE", "=VERSION", "#VISITS", "#P50", "#P95", "#TOKENS", "#COST")
+        p50 = ["#P50"] if self.width >= MEDIUM else []
+        table = new_table("STATE", "=VERSION", "#VISITS", *p50, "#P95", "#TOKENS", "#COST")
         for change in self.machine.changes:
             table.add_row(shown(change.name), shown(before), *self._figures(change.before))
             table.add_row("", shown(after), *self._figures(change.after))
@@ -165,13 +166,14 @@ class _View:
             return [Text("never", style="dim")]
         cost = visit_cost(state, cost_known=self.machine.cost_known)
         p50, p95, tokens, _ = _compared(state)
+        times = [duration(p50), duration(p95)] if self.width >= MEDIUM else [duration(p95)]
         said = NOTHING if tokens is None else amount(tokens)
-        return [amount(state.visits), duration(p50), duration(p95), said, cost]
+        return [amount(state.visits), *times, said, cost]
 
     def _changes(self, before: StateFigures, after: StateFigures) -> list[Cell]:
-        known = 4 if self.machine.cost_known else 3
+        first, known = 0 if self.width >= MEDIUM else 1, 4 if self.machine.cost_known else 3
         pairs = zip(_compared(before), _compared(after), strict=True)
-        return [_change(*pair) for pair in list(pairs)[:known]]
+        return [_change(*pair) for pair in list(pairs)[first:known]]
 
     def foot(self) -> RenderableType:
         """Return up to when everything is counted, and what is known to be missing."""

@@ -13,7 +13,7 @@ from consumers.views.figures import Figures
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S
 from pipeline.units import NANO_PER_USD, US_PER_S
-from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless
+from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless, per_second
 
 UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
@@ -110,11 +110,7 @@ def day_and_clock(time_s: float) -> str:
 
 def rate(events: float | None) -> str:
     """Return events a second."""
-    if events is None:
-        return "measuring"
-    if 0 < events < 1:
-        return f"{events:.1f}/s"
-    return f"{amount(round(events))}/s"
+    return "measuring" if events is None else per_second(events)
 
 
 def ago(time_us: int) -> str:
