@@ -1,4 +1,4 @@
-"""One look of `sidestream top` as a JSON document: versioned, documented in docs/json.md; null is "unknown", never 0."""
+"""One look of `sidestream top` as JSON: versioned, documented in docs/json.md; null is "unknown", never 0."""
 
 from typing import Final
 

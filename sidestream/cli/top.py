@@ -108,7 +108,7 @@ class _Screen:
 
 @contextmanager
 def _ended_by(end: Callable[[], None], resized: Callable[[], None]) -> Generator[None]:
-    """Call `end` for q, Ctrl-C and SIGTERM, and `resized` when the terminal has another size; then leave all as it was."""
+    """Call `end` for q, Ctrl-C and SIGTERM, `resized` when the terminal changes; then leave it as it was."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end)

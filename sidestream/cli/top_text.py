@@ -1,4 +1,4 @@
-"""One look of `sidestream top` as a person reads it: drawn for the terminal's width, and for its height where it has one.
+"""One look of `sidestream top` as a person reads it, drawn for the terminal's width, and its height if it has one.
 
 Keeps:
 - Names come from users: what is in them is shown as text, never as markup, colour or a terminal's command.
@@ -20,6 +20,7 @@ from consumers.alerts.store import AlertRow
 from consumers.views.figures import Figures, Group, error_ratio_of, speaks_by_requests, time_of
 from consumers.views.flow import HandlerFlow
 from consumers.views.inflight import InFlight
+from consumers.views.pace import NOW_MINUTES
 from consumers.views.top import Top
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_MS
@@ -138,7 +139,7 @@ def _tiles(top: Top, width: int) -> RenderableType:
 
 
 def _cost_tile(top: Top) -> tuple[Text, Text]:
-    below = Text(f"in {duration(top.seconds * 1_000_000)}, by the hour", style="dim")
+    below = Text(f"last {NOW_MINUTES} min", style="dim")
     if top.hourly_nano_usd is None:
         return Text(UNKNOWN if not top.cost_known else "unpriced", style="bold yellow"), below
     if is_unpriced(top.hourly_nano_usd, top.now.unpriced_requests):
@@ -165,22 +166,21 @@ def _counted_tiles(top: Top) -> list[tuple[str, Text, Text]]:
     if not top.metrics_known:
         return [(name, Text(UNKNOWN, style="bold"), Text()) for name in names]
     now, hour = top.now, top.hour
-    of = "requests" if speaks_by_requests(hour) else "runs"
-    failed = error_ratio_of(now)
+    # Of one kind in both, or the two could not be compared.
+    by_requests = speaks_by_requests(hour)
+    failed = now.request_error_ratio if by_requests else now.run_error_ratio
+    time = now.request_time if by_requests else now.run_time
+    of = "REQUESTS" if by_requests else "RUNS"
     return [
-        ("REQUESTS", _bold(per_second(now.requests / top.seconds)), _dim(f"{amount(hour.requests)} in 1 h")),
-        ("TOKENS", _bold(per_second(now.total_tokens / top.seconds)), _dim(f"{amount(hour.total_tokens)} in 1 h")),
-        (
-            "FAILED",
-            Text(percent(failed), "bold red" if failed else "bold"),
-            _dim(f"{percent(error_ratio_of(hour))} in 1 h"),
-        ),
-        (
-            f"P95 OF {of.upper()}",
-            _bold(duration(time_of(now).p95_us)),
-            _dim(f"{duration(time_of(hour).p95_us)} in 1 h"),
-        ),
+        ("REQUESTS", _bold(per_second(now.requests / top.seconds)), _dim(f"{amount(hour.requests)}/h")),
+        ("TOKENS", _bold(per_second(now.total_tokens / top.seconds)), _dim(f"{amount(hour.total_tokens)}/h")),
+        ("FAILED", Text(percent(failed), "bold red" if failed else "bold"), _hour(percent(error_ratio_of(hour)))),
+        (f"P95 OF {of}", _bold(duration(time.p95_us)), _hour(duration(time_of(hour).p95_us))),
     ]
+
+
+def _hour(text: str) -> Text:
+    return _dim(f"hour {text}")
 
 
 def _bold(text: str) -> Text:
@@ -209,9 +209,8 @@ class _View:
         line.append(f"  {trust.verdict}", _STYLES.get(trust.verdict, "yellow")).append(f": {trust.sentence}.")
         said = [*trust.missing, *trust.pending]
         shown_lines = said[:_MOST_MISSING] if short else said
-        more = (
-            f" (and {len(said) - len(shown_lines)} more: `sidestream report`)" if len(said) > len(shown_lines) else ""
-        )
+        hidden = len(said) - len(shown_lines)
+        more = f" (and {hidden} more: `sidestream report`)" if hidden else ""
         return [
             line,
             *(
@@ -226,9 +225,8 @@ class _View:
         if not self.top.alerts:
             return [Text.assemble(("Alerts  ", "bold"), ("no rule has been evaluated yet", "dim"))]
         if not firing:
-            return [
-                Text.assemble(("Alerts  ", "bold"), (f"none of {counted(len(self.top.alerts), 'rule')} fires", "dim"))
-            ]
+            none = f"none of {counted(len(self.top.alerts), 'rule')} fires"
+            return [Text.assemble(("Alerts  ", "bold"), (none, "dim"))]
         return [Text.assemble(("Alerts  ", "bold"), *_rule(row)) for row in firing]
 
     def agents(self) -> _List:
@@ -275,7 +273,7 @@ class _View:
             lines.append(Text(f"! Events are unaccounted for in {broken}: see `sidestream status`.", style="bold red"))
         if not self.top.flows:
             return Lines(*lines, Text("  No handler is declared yet: start one with `sidestream worker`.", style="dim"))
-        table = new_table("HANDLER", "#BEHIND", "#OUTSTANDING", "#LAG", "#EVENTS", "#DEAD LETTERS")
+        table = new_table("HANDLER", "#BEHIND", "#OUTSTANDING", "#LAG", "#RATE", "#DEAD")
         for flow in self.top.flows:
             table.add_row(*_flow(flow))
         return Lines(*lines, Padding(table, INDENT))
@@ -285,18 +283,14 @@ def _rule(row: AlertRow) -> list[tuple[str, str]]:
     style = "bold red" if row.status == "firing" else "yellow"
     value, threshold = rule_value(row.value, row.unit), rule_value(row.threshold, row.unit)
     words = "fires" if row.status == "firing" else "is about to fire"
-    return [
-        (f"{harmless(row.rule)} {words}", style),
-        (f": {value} over {threshold}, since {instant(row.since_s)} UTC", ""),
-    ]
+    about = f": {value} over {threshold}, since {instant(row.since_s)} UTC"
+    return [(f"{harmless(row.rule)} {words}", style), (about, "")]
 
 
 def _open(row: InFlight) -> Sequence[Cell]:
     operation = row.operation
     return [
-        Text(
-            harmless(f"{operation.kind} {operation.model or operation.name}".strip()), no_wrap=True, overflow="ellipsis"
-        ),
+        shown(f"{operation.kind} {operation.model or operation.name}".strip()),
         shown(operation.agent),
         shown(operation.session),
         duration(row.open_ms * US_PER_MS),
