@@ -21,7 +21,7 @@ app = typer.Typer(
     name="sidestream",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _LOOK: Final = "Look"
