@@ -39,7 +39,7 @@ def top(
 ) -> None:
     """Keep open what is spent now, how fast answers come, what fails, who is stuck, and whether all is counted.
 
-    "Now" is the last five minutes, the rest of the last hour. It only reads. q or Ctrl-C ends it.
+    "Now" is the last five minutes; lists and the lines below are of the last hour. It only reads. q or Ctrl-C ends it.
     """
 
     async def command() -> int:
