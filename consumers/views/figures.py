@@ -8,18 +8,19 @@ Keeps:
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
 from consumers import measures as code
+from consumers.alerts.rules import Where
 from consumers.histogram import buckets_of, quantile
 from consumers.state import CELL_DIMENSIONS, OTHER, Cell, Measures, merge
 from consumers.windows import DAY, MARGINAL_HOUR, MARGINAL_RESOLUTIONS, Window
 from pipeline.units import nano_to_usd
 
-Dimension: TypeAlias = Literal["agent", "model", "state"]
-"""What requests can be grouped by, of a cell's dimensions."""
+Dimension: TypeAlias = Literal["agent", "model", "state", "tenant", "service"]
+"""What figures can be grouped by, of a cell's dimensions."""
 
 Cells: TypeAlias = Mapping[Cell, Measures]
 
@@ -144,6 +145,32 @@ def groups_of(of_metrics: Cells, of_cost: Cells, dimension: Dimension) -> list[G
     return sorted((group for group in groups if _belongs(group, dimension)), key=_dearest_first)
 
 
+def narrow(cells: Cells, where: Where) -> Cells:
+    """Return the cells that `where` matches."""
+    return {cell: measures for cell, measures in cells.items() if where.matches(cell)}
+
+
+def filters_of(where: Where) -> dict[str, str]:
+    """Return the dimensions that `where` narrows, each with its name."""
+    values = {name: cast("str", getattr(where, name)) for name in Where.__struct_fields__}
+    return {name: value for name, value in values.items() if value}
+
+
+def speaks_by_requests(figures: Figures) -> bool:
+    """Tell whether there are requests and no agent runs: then failures and times are those of requests."""
+    return bool(figures.requests and not figures.runs)
+
+
+def time_of(figures: Figures) -> Timing:
+    """Return what users wait for: agent runs, or requests where there are only those."""
+    return figures.request_time if speaks_by_requests(figures) else figures.run_time
+
+
+def error_ratio_of(figures: Figures) -> float | None:
+    """Return the part (0-1) that failed: of agent runs, or of requests where there are only those."""
+    return figures.request_error_ratio if speaks_by_requests(figures) else figures.run_error_ratio
+
+
 def known_cost(nano_usd: int, priced: int, unpriced: int) -> int | None:
     """Return a cost, or None where there were requests and not one had a known price."""
     return None if unpriced and not priced else nano_usd
@@ -225,7 +252,7 @@ def _belongs(group: Group, dimension: Dimension) -> bool:
             return bool(of_requests)
         case "agent":
             return bool(of_requests or figures.runs or figures.tools or figures.steps)
-        case "state":
+        case "state" | "tenant" | "service":
             operations = figures.runs or figures.tools or figures.steps
             moves = figures.transitions or figures.visit_time.count or figures.visits_unknown
             return bool(of_requests or operations or moves)

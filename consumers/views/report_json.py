@@ -1,15 +1,22 @@
 """The report as a JSON document: versioned, documented in docs/report-json.md; null is "unknown", never 0."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, assert_never
 
 import msgspec
 
 from consumers.reader import Operation
 from consumers.state import OTHER
-from consumers.views.figures import Figures, Group, Timing, usd
-from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Range, Report
+from consumers.views.documents import (
+    instant_document,
+    instant_ms_document,
+    money_document,
+    range_document,
+    timing_document,
+    visit_document,
+)
+from consumers.views.figures import Figures, Group, filters_of
+from consumers.views.report import ErrorRow, ExpensiveRun, NameRow, Report
 
 SCHEMA: Final = "sidestream.report/1"
 """Raised with any change that could break who reads it."""
@@ -32,13 +39,15 @@ class _Document:
         return {
             "schema": SCHEMA,
             "namespace": report.namespace,
-            "generated_at": _instant(report.now_s),
+            "generated_at": instant_document(report.now_s),
             "range": {
-                "asked": _range(report.asked),
-                "covered": _range(report.covered),
-                "names_covered": _range(report.names),
+                "asked": range_document(report.asked.from_s, report.asked.until_s),
+                "covered": range_document(report.covered.from_s, report.covered.until_s),
+                "names_covered": range_document(report.names.from_s, report.names.until_s),
             },
-            "as_of": _instant_ms(report.completeness.as_of_ms),
+            "as_of": instant_ms_document(report.completeness.as_of_ms),
+            "filters": filters_of(report.where),
+            "not_narrowed": report.not_narrowed,
             "totals": self._figures(report.totals),
             "by": report.by,
             "groups": self._groups(),
@@ -61,8 +70,8 @@ class _Document:
                 "count": figures.requests,
                 "by_status": figures.requests_by_status,
                 "error_ratio": figures.request_error_ratio,
-                "duration": _timing(figures.request_time),
-                "time_to_first_token": _timing(figures.first_token),
+                "duration": timing_document(figures.request_time),
+                "time_to_first_token": timing_document(figures.first_token),
             },
             "tokens": {
                 "total": figures.total_tokens,
@@ -75,19 +84,19 @@ class _Document:
                 "count": figures.runs,
                 "by_status": figures.runs_by_status,
                 "error_ratio": figures.run_error_ratio,
-                "response_time": _timing(figures.run_time),
+                "response_time": timing_document(figures.run_time),
             },
             "tools": figures.tools,
             "steps": figures.steps,
             "transitions": figures.transitions,
-            "time_in_state": {**_timing(figures.visit_time), "unknown": figures.visits_unknown},
+            "time_in_state": {**timing_document(figures.visit_time), "unknown": figures.visits_unknown},
             "errors": figures.errors,
         }
 
     @staticmethod
     def _cost(figures: Figures) -> dict[str, object]:
         return {
-            **_money(figures.known_cost_nano_usd),
+            **money_document(figures.known_cost_nano_usd),
             "provider_nano_usd": figures.provider_nano_usd,
             "priced_requests": figures.priced_requests,
             "unpriced_requests": figures.unpriced_requests,
@@ -101,13 +110,27 @@ class _Document:
                 return [self._row(row) for row in report.rows]
             case "error":
                 return [_error(row) for row in report.errors]
-            case "agent" | "model" | "state":
+            case "agent" | "model" | "tenant" | "service":
                 return [self._group(group) for group in report.groups]
+            case "state":
+                return [self._state(group) for group in report.groups]
             case _:
                 assert_never(report.by)
 
     def _group(self, group: Group) -> dict[str, object]:
         return {**_named(group.name), **self._figures(group.figures)}
+
+    def _state(self, group: Group) -> dict[str, object]:
+        """Return a state; what belongs to none, and all where `metrics` never ran, has no known visits."""
+        found = self._group(group)
+        states = self.report.states if self.report.metrics_known else ()
+        state = next((state for state in states if state.name == group.name), None)
+        if state is None:
+            return {**found, **dict.fromkeys(("visits", "tokens_a_visit", "cost_a_visit"))}
+        visit_time = timing_document(group.figures.visit_time)
+        unknown = group.figures.visits_unknown
+        times = {"time_in_state": {**visit_time, "p50_us": state.p50_us, "unknown": unknown}}
+        return {**found, **visit_document(state), **times} | ({} if self.report.cost_known else {"cost_a_visit": None})
 
     def _row(self, row: NameRow) -> dict[str, object]:
         return {
@@ -116,7 +139,7 @@ class _Document:
             "tokens": row.total_tokens,
             "runs": row.runs,
             "errors": row.errors,
-            "cost": {**_money(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests}
+            "cost": {**money_document(row.cost_nano_usd), "unpriced_requests": row.unpriced_requests}
             if self.report.cost_known
             else None,
         }
@@ -129,7 +152,7 @@ class _Document:
             "agent": run.agent,
             "session": run.session,
             "requests": run.requests,
-            "cost": {**_money(run.cost_nano_usd), "unpriced_requests": run.unpriced_requests},
+            "cost": {**money_document(run.cost_nano_usd), "unpriced_requests": run.unpriced_requests},
         }
 
     def _completeness(self) -> dict[str, object]:
@@ -141,8 +164,8 @@ class _Document:
                     "handler": handler.handler,
                     "partitions": handler.partitions,
                     "declared": handler.declared,
-                    "as_of": _instant_ms(handler.as_of_ms) if handler.everywhere else None,
-                    "complete_since": _instant_ms(handler.since_ms) if handler.since_ms else None,
+                    "as_of": instant_ms_document(handler.as_of_ms) if handler.everywhere else None,
+                    "complete_since": instant_ms_document(handler.since_ms) if handler.since_ms else None,
                     "outstanding": handler.outstanding,
                     "outstanding_at_least": handler.outstanding_at_least,
                     "dead_letters": handler.dead_letters,
@@ -171,14 +194,6 @@ def _error(row: ErrorRow) -> dict[str, object]:
     return {**_named(row.name), "errors": row.errors, "share": row.share}
 
 
-def _money(nano_usd: int | None) -> dict[str, object]:
-    return {"nano_usd": nano_usd, "usd": None if nano_usd is None else usd(nano_usd)}
-
-
-def _timing(timing: Timing) -> dict[str, object]:
-    return {"count": timing.count, "mean_us": timing.mean_us, "p95_us": timing.p95_us}
-
-
 def _operation(operation: Operation) -> dict[str, object]:
     return {
         "kind": operation.kind,
@@ -189,17 +204,3 @@ def _operation(operation: Operation) -> dict[str, object]:
         "status": operation.status,
         "duration_us": operation.duration_us,
     }
-
-
-def _range(found: Range) -> dict[str, str]:
-    return {"from": _instant(found.from_s), "until": _instant(found.until_s)}
-
-
-def _instant(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _instant_ms(time_ms: int | None) -> str | None:
-    if time_ms is None:
-        return None
-    return f"{datetime.fromtimestamp(time_ms // 1_000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1_000:03d}Z"

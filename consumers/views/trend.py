@@ -13,7 +13,7 @@ from consumers.alerts.rules import Where
 from consumers.reader import StateReader
 from consumers.state import CELL_DIMENSIONS, OTHER, Cell, Measures, merge
 from consumers.views.completeness import COST, METRICS
-from consumers.views.figures import Cells, cover_names, span
+from consumers.views.figures import Cells, Figures, cover_names, figures_of, narrow, span
 from consumers.views.report import Range
 from consumers.windows import DAY, DAY_S, HOUR, HOUR_S, MINUTE, MINUTE_S, Resolution, Window, cover
 
@@ -32,6 +32,13 @@ class Step(Struct, frozen=True):
     of_cost: Cells
 
 
+class Point(Struct, frozen=True):
+    """One step of a trend: its start, and its figures."""
+
+    start_s: int
+    figures: Figures
+
+
 class RangeCells(Struct, frozen=True):
     """What the two handlers counted in a range; `covered` is what the windows hold of `asked`, `names` of marginals."""
 
@@ -42,6 +49,11 @@ class RangeCells(Struct, frozen=True):
     of_cost: Cells
     step_s: int
     steps: Sequence[Step]
+
+    def since(self, from_s: int) -> tuple[Cells, Cells]:
+        """Return what the two handlers counted in the steps that begin at `from_s` or later."""
+        steps = [step for step in self.steps if step.start_s >= from_s]
+        return _sum(step.of_metrics for step in steps), _sum(step.of_cost for step in steps)
 
     def narrowed(self, where: Where) -> "RangeCells":
         """Return what of it `where` matches."""
@@ -60,9 +72,9 @@ class RangeCells(Struct, frozen=True):
         )
 
 
-def narrow(cells: Cells, where: Where) -> Cells:
-    """Return the cells that `where` matches."""
-    return {cell: measures for cell, measures in cells.items() if where.matches(cell)}
+def point_of(step: Step) -> Point:
+    """Return the figures of a step."""
+    return Point(step.start_s, figures_of(step.of_metrics, step.of_cost))
 
 
 def names_in(cells: RangeCells, dimension: str) -> list[str]:

@@ -25,7 +25,7 @@ def list_alerts(
     namespace: Namespace = None,
     redis_url: RedisUrl = None,
 ) -> None:
-    """List the rules with their state, and the last incidents."""
+    """List the rules with their value against their threshold, and the last incidents."""
 
     async def command() -> int:
         async with open_session(Place(namespace, redis_url)) as session:

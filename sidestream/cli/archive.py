@@ -66,7 +66,7 @@ def list_segments(*, url: Url = None, as_json: AsJson = False, namespace: Namesp
 
 @app.command("verify")
 def verify(*, url: Url = None, as_json: AsJson = False, namespace: Namespace = None) -> None:
-    """Read every segment: name what is damaged, missing, doubled, or no segment.
+    """Read every segment: name what is damaged, missing or doubled, and files that are no segment.
 
     Needs no Redis. Exit code 1 where something is damaged or missing.
     """

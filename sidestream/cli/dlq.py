@@ -40,7 +40,7 @@ from sidestream.cli.session import (
 )
 from sidestream.compose import HANDLERS, effects_of
 
-app = typer.Typer(no_args_is_help=True, help="Dead letters: events a handler could not fold, with the reason.")
+app = typer.Typer(no_args_is_help=True, help="Dead letters: events that a handler could not count or send, and why.")
 
 SCHEMA = "sidestream.dlq/1"
 
@@ -57,7 +57,7 @@ OlderThan = Annotated[str | None, typer.Option(metavar="DURATION", help="Only th
 def list_letters(
     *,
     handler: Annotated[str | None, typer.Option(help="Only this handler's.")] = None,
-    most: Annotated[int, typer.Option(min=1, max=10_000, help="How many a handler and partition.")] = 100,
+    most: Annotated[int, typer.Option(min=1, max=10_000, help="How many of each handler and partition.")] = 100,
     as_json: AsJson = False,
     namespace: Namespace = None,
     redis_url: RedisUrl = None,

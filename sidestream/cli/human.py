@@ -18,6 +18,7 @@ _KIBI: Final = 1_024
 _A_MINUTE: Final = 60
 _TENTH_OF_A_CENT: Final = 0.001
 _CENT: Final = 0.01
+_TENTH: Final = 0.1
 
 
 def amount(number: int) -> str:
@@ -55,6 +56,15 @@ def duration(time_us: int | None) -> str:
     minutes, seconds = divmod(round(time_us / US_PER_S), _A_MINUTE)
     hours, rest = divmod(minutes, _A_MINUTE)
     return f"{hours} h {rest:02d} m" if hours else f"{minutes} m {seconds:02d} s"
+
+
+def per_second(number: float) -> str:
+    """Return a rate: 0/s, <0.1/s, 0.4/s, 12.3/s, 950/s, 1.2k/s; only nothing is 0."""
+    if not number:
+        return "0/s"
+    if number < _TENTH:
+        return "<0.1/s"
+    return f"{number:.1f}/s" if round(number, 1) < 100 else f"{amount(round(number))}/s"  # noqa: PLR2004 - three digits
 
 
 def size(size_bytes: int) -> str:

@@ -6,26 +6,39 @@ Keeps:
 - What is of requests, for want of agent runs, says so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from consumers.state import OTHER
-from consumers.views.completeness import Completeness, HandlerAccount
-from consumers.views.figures import Figures, Group, Timing
+from consumers.views.figures import Figures, Group, Timing, error_ratio_of, filters_of, speaks_by_requests, time_of
 from consumers.views.report import ErrorRow, ExpensiveRun, LeftOut, NameRow, Report
 from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_S
+from sidestream.cli.filters import said_filters
+from sidestream.cli.foot import foot_of
 from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, shown
-
-UNKNOWN: Final = "unknown"
+from sidestream.cli.tables import (
+    MEDIUM,
+    UNKNOWN,
+    WIDE,
+    Cell,
+    has_cost,
+    is_unpriced,
+    money,
+    new_table,
+    ratio,
+    some,
+    spaced,
+    titled,
+    visits_table,
+)
 
 MOST_GROUPS: Final = 40
 """Rows of a breakdown by agent, model or state on a screen, unless more are asked for; `--json` has all of them."""
@@ -36,13 +49,7 @@ MOST_ROWS: Final = 200
 _MOST_NAMED: Final = 3
 _NAMED_CHARS: Final = 24
 
-_MEDIUM: Final = 70
-_WIDE: Final = 100
-"""Columns of a terminal from which more is shown."""
-
-_LEAST_NAME: Final = 12
 _BAR_CELLS: Final = 10
-_INDENT: Final = (0, 0, 0, 2)
 
 
 def report_text(report: Report, width: int) -> RenderableType:
@@ -55,22 +62,13 @@ def report_text(report: Report, width: int) -> RenderableType:
         view.tiles(),
         view.details(),
         view.breakdown(),
+        view.visits(),
         view.errors(),
         view.expensive(),
         view.slowest(),
         view.foot(),
     ]
-    return Lines(*_spaced(part for part in parts if part is not None))
-
-
-def _spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
-    for number, part in enumerate(parts):
-        if number:
-            yield Text()
-        yield part
-
-
-Cell: TypeAlias = str | Text
+    return Lines(*spaced(part for part in parts if part is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +99,8 @@ class _View:
         )
         if report.namespace != DEFAULT_NAMESPACE:
             line.append(f", {report.namespace}", "dim")
+        if filters := filters_of(report.where):
+            line.append(f"\nOnly {said_filters(filters)}.", "yellow")
         if covered.from_s < asked.from_s - MINUTE_S:
             early = duration((asked.from_s - covered.from_s) * US_PER_S)
             line.append(f"\nIt begins {early} early: no finer windows are kept of that age.", "dim")
@@ -111,7 +111,7 @@ class _View:
     def tiles(self) -> RenderableType:
         """Return the four figures that people look for first: side by side, on a narrow terminal one below another."""
         tiles = [("COST", self._total_cost(), self._unpriced()), *self._counted_tiles()]
-        if self.width < _MEDIUM:
+        if self.width < MEDIUM:
             grid = Table.grid(padding=(0, 2, 0, 0))
             for name, first, second in tiles:
                 grid.add_row(Text(name, style="dim"), first, second)
@@ -127,8 +127,8 @@ class _View:
         if not self.report.metrics_known:
             return [(name, Text(UNKNOWN, style="bold"), "") for name in ("TOKENS", "REQUESTS", "RESPONSE TIME")]
         parts = f"{amount(figures.input_tokens)} in, {amount(figures.output_tokens)} out"
-        of_requests = _speaks_by_requests(figures) and figures.request_time.count
-        timing = _time_of(figures)
+        of_requests = speaks_by_requests(figures) and figures.request_time.count
+        timing = time_of(figures)
         p95 = f"p95 {duration(timing.p95_us)}" if timing.count else Text("no agent run", style="dim")
         return [
             ("TOKENS", Text(amount(figures.total_tokens), style="bold"), parts),
@@ -140,19 +140,19 @@ class _View:
         if not self.report.cost_known:
             return Text(UNKNOWN, style="bold")
         figures = self.report.totals
-        if not _has_cost(figures):
+        if not has_cost(figures):
             return Text(NOTHING, style="bold")
-        if _is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
+        if is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
             return Text("unpriced", style="bold yellow")
         return Text(dollars(figures.cost_nano_usd), style="bold green")
 
     def _unpriced(self) -> Cell:
         figures = self.report.totals
-        if not _has_cost(figures):
+        if not has_cost(figures):
             return ""
         if not figures.unpriced_requests:
             return Text("every request priced", style="dim")
-        if _is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
+        if is_unpriced(figures.known_cost_nano_usd, figures.unpriced_requests):
             return Text(counted(figures.unpriced_requests, "request"), style="yellow")
         return Text(f"+ {amount(figures.unpriced_requests)} unpriced", style="yellow")
 
@@ -204,7 +204,7 @@ class _View:
                 return self._rows(report.rows) if report.rows else None
             case "error":
                 return self._errors(report.errors, "By error", _more(report.left_out, len(report.errors)))
-            case "agent" | "model" | "state":
+            case "agent" | "model" | "state" | "tenant" | "service":
                 groups = [group for group in report.groups if group.name or self._has_row(group.figures)]
                 return self._groups(groups) if groups else None
             case _:
@@ -213,22 +213,22 @@ class _View:
     def _has_row(self, figures: Figures) -> bool:
         """Tell whether there is anything to show of what has no name; runs and tools never have a model."""
         operations = figures.runs or figures.tools if self.report.by != "model" else 0
-        return bool(figures.requests or operations or _has_cost(figures))
+        return bool(figures.requests or operations or has_cost(figures))
 
     def _groups(self, groups: Sequence[Group]) -> RenderableType:
         columns = [column for column in self._columns() if self.width >= column.least_width]
-        table = _table(self.report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
+        table = new_table(self.report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
         most = max(MOST_GROUPS, self.report.most)
         for group in groups[:most]:
             table.add_row(shown(group.name), *(column.cell(group) for column in columns))
         left_out = LeftOut(max(0, len(groups) - most))
         notes = [_more(left_out, min(most, len(groups))), self._of_requests(groups[:most], columns)]
-        return _titled(f"By {self.report.by}", table, notes=notes)
+        return titled(f"By {self.report.by}", table, notes=notes)
 
     def _of_requests(self, groups: Sequence[Group], columns: Sequence[_Column]) -> str:
         """Return which rows have the figures of requests where others have those of agent runs."""
         heads = [column.head for column in columns if column.of_runs]
-        names = [group.name for group in groups if _speaks_by_requests(group.figures)]
+        names = [group.name for group in groups if speaks_by_requests(group.figures)]
         if not heads or not names:
             return ""
         figures = _listed(heads)
@@ -241,20 +241,20 @@ class _View:
     def _columns(self) -> Sequence[_Column]:
         cost = [
             _Column("COST", lambda group: self._cost_of(group.figures)),
-            _Column("", lambda group: self._bar(group.figures), least_width=_WIDE),
+            _Column("", lambda group: self._bar(group.figures), least_width=WIDE),
         ]
         if not self.report.metrics_known:
             return cost
         requests = [
             _Column("TOKENS", lambda group: amount(group.figures.total_tokens)),
-            _Column("REQUESTS", lambda group: amount(group.figures.requests), least_width=_MEDIUM),
+            _Column("REQUESTS", lambda group: amount(group.figures.requests), least_width=MEDIUM),
         ]
-        failed_requests = _Column("FAILED", lambda group: _ratio(group.figures.request_error_ratio))
+        failed_requests = _Column("FAILED", lambda group: ratio(group.figures.request_error_ratio))
         runs = [
-            _Column("RUNS", lambda group: _some(group.figures.runs), least_width=_MEDIUM),
-            _Column("FAILED", lambda group: _ratio(_error_ratio_of(group.figures)), of_runs=True),
-            _Column("RESPONSE", lambda group: duration(_time_of(group.figures).mean_us), of_runs=True),
-            _Column("P95", lambda group: duration(_time_of(group.figures).p95_us), least_width=_MEDIUM, of_runs=True),
+            _Column("RUNS", lambda group: some(group.figures.runs), least_width=MEDIUM),
+            _Column("FAILED", lambda group: ratio(error_ratio_of(group.figures)), of_runs=True),
+            _Column("RESPONSE", lambda group: duration(time_of(group.figures).mean_us), of_runs=True),
+            _Column("P95", lambda group: duration(time_of(group.figures).p95_us), least_width=MEDIUM, of_runs=True),
         ]
         match self.report.by:
             case "model":
@@ -263,36 +263,28 @@ class _View:
                     *requests,
                     failed_requests,
                     _Column("LATENCY", lambda group: duration(group.figures.request_time.mean_us)),
-                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us), least_width=_MEDIUM),
-                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=_WIDE),
-                ]
-            case "state":
-                return [
-                    *cost,
-                    *requests,
-                    *runs,
-                    _Column("ENTERED", lambda group: _some(group.figures.transitions), least_width=_WIDE),
-                    _Column("STAY", lambda group: duration(group.figures.visit_time.mean_us), least_width=_WIDE),
+                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us), least_width=MEDIUM),
+                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=WIDE),
                 ]
             case _:
                 first = _Column(
-                    "1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=_WIDE
+                    "1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=WIDE
                 )
                 return [*cost, *requests, *runs, first]
 
     def _cost_of(self, figures: Figures) -> Cell:
         if not self.report.cost_known:
             return UNKNOWN
-        if not _has_cost(figures):
+        if not has_cost(figures):
             return NOTHING
-        return _money(figures.known_cost_nano_usd, figures.unpriced_requests)
+        return money(figures.known_cost_nano_usd, figures.unpriced_requests)
 
     def _bar(self, figures: Figures) -> Cell:
         dearest = max(group.figures.cost_nano_usd for group in self.report.groups)
         return Text("━" * -(-figures.cost_nano_usd * _BAR_CELLS // dearest) if dearest else "", style="green")
 
     def _rows(self, rows: Sequence[NameRow]) -> RenderableType:
-        table = _table(self.report.by.upper(), "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
+        table = new_table(self.report.by.upper(), "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
         for row in rows:
             counts = (row.total_tokens, row.requests, row.runs, row.errors)
             table.add_row(
@@ -301,12 +293,27 @@ class _View:
                 *(UNKNOWN if count is None else amount(count) for count in counts),
             )
         more = _more(self.report.left_out, sum(row.name != OTHER for row in rows))
-        return _titled(f"By {self.report.by}", table, self._names_covered(), [more])
+        return titled(f"By {self.report.by}", table, self._names_covered(), [more, self._not_narrowed("groups")])
 
     def _cost_of_row(self, row: NameRow) -> Cell:
         if not self.report.cost_known:
             return UNKNOWN
-        return _money(row.cost_nano_usd, row.unpriced_requests) if row.cost_requests else NOTHING
+        return money(row.cost_nano_usd, row.unpriced_requests) if row.cost_requests else NOTHING
+
+    def visits(self) -> RenderableType | None:
+        """Return how long sessions stay in each state, and what a visit takes, where it is asked for by state."""
+        # Narrowed to an agent or a model there is none: visits carry neither.
+        if not (self.report.metrics_known and any(state.visits for state in self.report.states)):
+            return None
+        return visits_table(self.report.states, self.width, cost_known=self.report.cost_known)
+
+    def _not_narrowed(self, name: str) -> str:
+        """Return how far the filters narrow a list, named as in the JSON document; empty where they do."""
+        if name not in self.report.not_narrowed:
+            return ""
+        if self.report.where.agent and name.endswith("_operations"):
+            return "Narrowed by agent alone: this list is kept with no other dimension."
+        return "Not narrowed by the filters: this list is kept with no other dimension."
 
     def errors(self) -> RenderableType | None:
         """Return the types of errors that were reported most often, where they are not the breakdown."""
@@ -319,10 +326,10 @@ class _View:
     def _errors(self, rows: Sequence[ErrorRow], title: str, more: str) -> RenderableType | None:
         if not rows:
             return None
-        table = _table("ERROR", "#COUNT", "#SHARE")
+        table = new_table("ERROR", "#COUNT", "#SHARE")
         for row in rows:
             table.add_row(shown(row.name), f"{row.errors:,}", percent(row.share))
-        return _titled(title, table, self._names_covered(), [more])
+        return titled(title, table, self._names_covered(), [more, self._not_narrowed("top_errors")])
 
     def _names_covered(self) -> str:
         names, covered = self.report.names, self.report.covered
@@ -335,18 +342,19 @@ class _View:
         """Return the most expensive runs."""
         if not self.report.expensive:
             return None
-        table = _table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION")
+        table = new_table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION")
         for run in self.report.expensive:
-            table.add_row(_money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
-        return _titled("Most expensive operations", table, self._names_covered())
+            table.add_row(money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
+        note = self._not_narrowed("expensive_operations")
+        return titled("Most expensive operations", table, self._names_covered(), [note])
 
     def slowest(self) -> RenderableType | None:
         """Return the slowest operations."""
         if not self.report.slowest:
             return None
         # Of a run the name says the agent already.
-        agents = self.width >= _WIDE and any(operation.agent != operation.name for operation in self.report.slowest)
-        table = _table("#TIME", "=KIND", "NAME", "=ENDED", *(["AGENT"] if agents else []), "SESSION")
+        agents = self.width >= WIDE and any(operation.agent != operation.name for operation in self.report.slowest)
+        table = new_table("#TIME", "=KIND", "NAME", "=ENDED", *(["AGENT"] if agents else []), "SESSION")
         for operation in self.report.slowest:
             table.add_row(
                 duration(operation.duration_us),
@@ -356,7 +364,7 @@ class _View:
                 *([shown(operation.agent)] if agents else []),
                 shown(operation.session),
             )
-        return _titled("Slowest operations", table)
+        return titled("Slowest operations", table, notes=[self._not_narrowed("slowest_operations")])
 
     def nothing_yet(self) -> RenderableType:
         """Return what to do where nothing was counted."""
@@ -364,6 +372,8 @@ class _View:
             first = "No worker has run here yet, so nothing is counted. Start one:\n\n  sidestream worker\n"
         elif any(handler.outstanding for handler in self.report.completeness.handlers):
             first = "Events are waiting to be counted. Is a worker alive? Look:\n\n  sidestream status\n"
+        elif filters := filters_of(self.report.where):
+            first = f"Nothing of {said_filters(filters)} happened in this time. Names are exact: --by lists them.\n"
         else:
             first = "Nothing happened in this time. A longer one may show more:\n\n  sidestream report --since 7d\n"
         return Text(
@@ -374,18 +384,7 @@ class _View:
 
     def foot(self) -> RenderableType:
         """Return up to when everything is counted, and what is known to be missing."""
-        report = self.report
-        found = report.completeness
-        missing = [Text(f"! {line}", style="yellow") for line in _missing(found, report.covered.from_s)]
-        pending = _pending(found)
-        if found.as_of_ms is None:
-            line = Text("It is unknown up to when everything is counted.", style="yellow")
-        else:
-            line = Text(f"Counted: everything that arrived before {instant(found.as_of_ms / 1_000)} UTC")
-            line.append(f" ({pending})." if pending else ".")
-        if not missing and found.as_of_ms is not None:
-            line.append(" Nothing is known to be missing.", style="green")
-        return Lines(line, *missing)
+        return foot_of(self.report.completeness, self.report.covered.from_s)
 
 
 _PART_NAMES: Final = {
@@ -397,22 +396,6 @@ _PART_NAMES: Final = {
     "cache_audio_read": "audio from cache",
     "output_audio": "audio out",
 }
-
-
-def _table(*columns: str) -> Table:
-    """Return a table; `#` before a head makes a column of numbers, `=` one of words of ours: these are never cut."""
-    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    for place, name in enumerate(columns):
-        head = name.lstrip("#=")
-        justify = "right" if name.startswith("#") else "left"
-        least = _LEAST_NAME if place == 0 and head == name else None
-        table.add_column(head, justify=justify, no_wrap=head != name, min_width=least)
-    return table
-
-
-def _titled(title: str, table: Table, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
-    below = [Padding(Text(note, style="dim"), _INDENT) for note in notes if note]
-    return Lines(Text.assemble((title, "bold"), (when, "dim")), Padding(table, _INDENT), *below)
 
 
 def _more(left_out: LeftOut, rows: int) -> str:
@@ -433,43 +416,6 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _has_cost(figures: Figures) -> bool:
-    return bool(figures.priced_requests or figures.unpriced_requests)
-
-
-def _speaks_by_requests(figures: Figures) -> bool:
-    return bool(figures.requests and not figures.runs)
-
-
-def _time_of(figures: Figures) -> Timing:
-    """Return what users wait for: agent runs, or requests where there are only those."""
-    return figures.request_time if _speaks_by_requests(figures) else figures.run_time
-
-
-def _error_ratio_of(figures: Figures) -> float | None:
-    return figures.request_error_ratio if _speaks_by_requests(figures) else figures.run_error_ratio
-
-
-def _is_unpriced(nano_usd: int | None, unpriced: int | None) -> bool:
-    """Tell whether nothing with a price cost anything: what failed and used no token is priced, at $0."""
-    return nano_usd is None or (not nano_usd and bool(unpriced))
-
-
-def _money(nano_usd: int | None, unpriced: int | None) -> Cell:
-    if nano_usd is None or _is_unpriced(nano_usd, unpriced):
-        return Text("unpriced", style="yellow")
-    # A plus: it costs this, and what nobody knows.
-    return Text.assemble(dollars(nano_usd), ("+", "yellow") if unpriced else "")
-
-
-def _ratio(ratio: float | None) -> Cell:
-    return Text(percent(ratio), style="red" if ratio else "")
-
-
-def _some(number: int) -> str:
-    return amount(number) if number else NOTHING
-
-
 def _run_cells(run: ExpensiveRun) -> list[Cell]:
     if run.run_id == OTHER:
         return [shown(OTHER)]
@@ -484,44 +430,3 @@ def _by_status(counts: Mapping[str, int]) -> str:
 
 def _timed(timing: Timing) -> str:
     return f"; mean {duration(timing.mean_us)}, p95 {duration(timing.p95_us)}" if timing.count else ""
-
-
-def _pending(found: Completeness) -> str:
-    parts = [
-        f"{handler.handler} is {'more than ' if handler.outstanding_at_least else ''}"
-        f"{counted(handler.outstanding, 'event')} behind"
-        for handler in found.handlers
-        if handler.outstanding
-    ]
-    if found.waiting:
-        parts.append(f"{counted(found.waiting, 'event')} still with the applications")
-    return "; ".join(parts)
-
-
-def _missing(found: Completeness, from_s: int) -> Iterator[str]:
-    for handler in found.handlers:
-        yield from _missing_in(handler, from_s)
-    for way, losses in (("shed by", found.losses.shed), ("refused as invalid by", found.losses.invalid)):
-        if losses:
-            which = ", ".join(f"{shown(name).plain} {number:,}" for name, number in losses.items())
-            yield f"{counted(sum(losses.values()), 'event')} {way} the applications in these hours: {which}."
-    if found.losses.lost:
-        least = "At least " if found.losses.lost_at_least else ""
-        yield f"{least}{counted(found.losses.lost, 'event')} lost by Redis in these hours."
-    if found.at_risk:
-        yield f"Up to {counted(found.at_risk, 'event')} went with applications that have gone: see `sidestream status`."
-
-
-def _missing_in(handler: HandlerAccount, from_s: int) -> Iterator[str]:
-    name = handler.handler
-    if not handler.declared:
-        yield f"{name} has never run: its figures are unknown. Start a worker that has it."
-    elif not handler.everywhere:
-        yield f"{name} runs in {handler.declared} of {handler.partitions} partitions only."
-    if handler.since_ms > from_s * 1_000:
-        since = instant(handler.since_ms / 1_000)
-        yield f"{name} is complete since {since} UTC: when it began, what came before was no longer kept."
-    if handler.dead_letters:
-        yield f"{counted(handler.dead_letters, 'dead letter')} of {name}: see `sidestream dlq ls`."
-    if handler.skipped:
-        yield f"{counted(handler.skipped, 'event')} skipped by {name}."

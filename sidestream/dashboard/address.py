@@ -5,13 +5,14 @@ Keeps: an address that is wrong is refused in a sentence that names the paramete
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Final, Literal, TypeAlias, get_args
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 
 from consumers.alerts.rules import Where
+from consumers.views.figures import filters_of
 from consumers.views.report import Range
 from pipeline.limits import MAX_NAME_CHARS
 from pipeline.units import parse_duration_s
@@ -73,8 +74,7 @@ class Address(Struct, frozen=True):
     @property
     def filters(self) -> dict[str, str]:
         """The filters that are set, by dimension."""
-        values = {name: cast("str", getattr(self.where, name)) for name in DIMENSIONS}
-        return {name: value for name, value in values.items() if value}
+        return filters_of(self.where)
 
     @property
     def path(self) -> str:

@@ -1,20 +1,20 @@
 """The page's own data as JSON: versioned, documented in docs/dashboard.md; null is "unknown", never 0."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from consumers.state import OTHER
-from consumers.views.figures import Timing, usd
+from consumers.views.documents import instant_ms_document, money_document, timing_document
+from consumers.views.pace import Pace
 from consumers.views.report import Report
 from consumers.views.report_json import report_json
-from consumers.views.states import StateFigures
+from consumers.views.states_json import comparison_document, edges_document, session_document, state_document
+from consumers.views.trend import Point
 from sidestream.dashboard.address import ViewName, instant
 from sidestream.dashboard.sources import DaysLook
 from sidestream.dashboard.trust import trust_of
-from sidestream.dashboard.view import LiveSession, Pace, Point, View
+from sidestream.dashboard.view import View
 
 SCHEMA: Final = "sidestream.view/1"
 """Raised with any change that could break who reads it."""
@@ -107,7 +107,7 @@ def _trust(view: View) -> dict[str, object]:
     trust = trust_of(view)
     return {
         "verdict": trust.verdict,
-        "as_of": None if trust.as_of_ms is None else _instant_ms(trust.as_of_ms),
+        "as_of": instant_ms_document(trust.as_of_ms),
         "missing": trust.missing,
         "pending": trust.pending,
         "read_every_s": view.held.every_s,
@@ -123,15 +123,15 @@ def _point(point: Point) -> dict[str, object]:
     figures = point.figures
     return {
         "at": instant(point.start_s),
-        "cost": _money(figures.known_cost_nano_usd),
+        "cost": money_document(figures.known_cost_nano_usd),
         "unpriced_requests": figures.unpriced_requests,
         "tokens": figures.total_tokens,
         "requests": figures.requests,
         "request_errors": figures.requests_by_status.get("error", 0),
         "runs": figures.runs,
         "run_errors": figures.runs_by_status.get("error", 0),
-        "response_time": _timing(figures.run_time),
-        "request_time": _timing(figures.request_time),
+        "response_time": timing_document(figures.run_time),
+        "request_time": timing_document(figures.request_time),
     }
 
 
@@ -139,46 +139,27 @@ def _pace(pace: Pace | None) -> dict[str, object] | None:
     if pace is None:
         return None
     return {
-        "hourly_now": _money(pace.now_nano_usd),
-        "hour": _money(pace.hour.known_cost_nano_usd),
-        "hour_before": _money(pace.before.known_cost_nano_usd),
-        "minutes": [{"at": instant(p.start_s), "cost": _money(p.figures.known_cost_nano_usd)} for p in pace.minutes],
+        "hourly_now": money_document(pace.now_nano_usd),
+        "hour": money_document(pace.hour.known_cost_nano_usd),
+        "hour_before": money_document(pace.before.known_cost_nano_usd),
+        "minutes": [
+            {"at": instant(p.start_s), "cost": money_document(p.figures.known_cost_nano_usd)} for p in pace.minutes
+        ],
     }
 
 
 def _days(view: View, look: DaysLook | None) -> list[object] | None:
     if look is None:
         return None
-    return [{"at": instant(day.start_s), "cost": _money(day.figures.known_cost_nano_usd)} for day in view.days]
+    return [{"at": instant(day.start_s), "cost": money_document(day.figures.known_cost_nano_usd)} for day in view.days]
 
 
 def _machine(view: View) -> dict[str, object]:
-    edges = view.look.edges
-    rows = [{"from": edge.from_state, "to": edge.to_state, "count": edge.count} for edge in edges.edges]
-    pair = view.compared_versions
-    changes = [
-        {"name": change.name, "before": _state(change.before), "after": _state(change.after)} for change in view.changes
-    ]
     return {
-        "states": [_state(state) for state in view.states],
-        "transitions": {"rows": rows, "over_cap": edges.over_cap, "left_out": edges.left_out},
+        "states": [state_document(state) for state in view.states],
+        "transitions": edges_document(view.look.edges),
         "versions": view.versions,
-        "comparison": {"before": pair[0], "after": pair[1], "states": changes} if pair else None,
-    }
-
-
-def _state(state: StateFigures | None) -> dict[str, object] | None:
-    if state is None:
-        return None
-    return {
-        "name": state.name,
-        "over_cap": state.name == OTHER,
-        "entered": state.entered,
-        "left": state.left,
-        "visits": state.visits,
-        "time_in_state": {**_timing(state.figures.visit_time), "p50_us": state.p50_us},
-        "tokens_a_visit": state.tokens_a_visit,
-        "cost_a_visit": _money(state.nano_usd_a_visit),
+        "comparison": comparison_document(view.compared_versions, view.changes),
     }
 
 
@@ -187,28 +168,9 @@ def _sessions(view: View) -> dict[str, object] | None:
     if look is None:
         return None
     return {
-        "since": None if look.since_ms is None else _instant_ms(look.since_ms),
+        "since": instant_ms_document(look.since_ms),
         "counted": {"from": instant(look.counted_range.from_s), "until": instant(look.counted_range.until_s)},
-        "rows": [_session(row) for row in view.live_sessions],
-    }
-
-
-def _session(row: LiveSession) -> dict[str, object]:
-    seen = row.seen
-    return {
-        "session": seen.session,
-        "service": seen.service,
-        "state": seen.state,
-        "standing": row.standing,
-        "in_state_us": row.in_state_us,
-        "quiet_us": row.quiet_us,
-        "open_ms": row.open_ms,
-        "agent": seen.agent,
-        "tokens": row.total_tokens,
-        "cost": _money(row.cost_nano_usd),
-        "unpriced_requests": row.unpriced_requests,
-        "errors": row.errors,
-        "last_error": seen.last_error or None,
+        "rows": [session_document(row) for row in view.live_sessions],
     }
 
 
@@ -226,15 +188,3 @@ def _pipeline(view: View) -> dict[str, object] | None:
         "measured_s": view.pipeline.measured_s,
         "dead_letters": letters,
     }
-
-
-def _money(nano_usd: int | None) -> dict[str, object]:
-    return {"nano_usd": nano_usd, "usd": None if nano_usd is None else usd(nano_usd)}
-
-
-def _timing(timing: Timing) -> dict[str, object]:
-    return {"count": timing.count, "mean_us": timing.mean_us, "p95_us": timing.p95_us}
-
-
-def _instant_ms(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms // 1_000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1_000:03d}Z"

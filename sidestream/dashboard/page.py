@@ -13,7 +13,8 @@ from typing import Final, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from consumers.views.figures import Timing
+from consumers.views.figures import Timing, error_ratio_of, time_of
+from consumers.views.pace import NOW_MINUTES
 from pipeline.units import US_PER_MS, format_duration_s
 from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
 from sidestream.dashboard import charts, words
@@ -21,7 +22,7 @@ from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, par
 from sidestream.dashboard.graph import MOST_STATES, state_graph
 from sidestream.dashboard.panels import Panels
 from sidestream.dashboard.trust import trust_of
-from sidestream.dashboard.view import NOW_MINUTES, View
+from sidestream.dashboard.view import View
 from sidestream.version import VERSION
 
 _MARK: Final = "<!--part:"
@@ -124,9 +125,9 @@ _COMMON: Final[dict[str, object]] = {
     "most_states": MOST_STATES,
     "now_minutes": NOW_MINUTES,
     "cost_of": words.cost_of,
-    "time_of": words.time_of,
+    "time_of": time_of,
     "visit_cost": words.visit_cost,
-    "error_ratio_of": words.error_ratio_of,
+    "error_ratio_of": error_ratio_of,
     "worrying": words.WORRYING_RATIO,
     "NOTHING": NOTHING,
     "UNKNOWN": words.UNKNOWN,

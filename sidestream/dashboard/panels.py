@@ -10,22 +10,16 @@ from msgspec import Struct
 from consumers.alerts.store import AlertRow
 from consumers.state import OTHER
 from consumers.views.completeness import COST, METRICS
-from consumers.views.figures import Figures, Group, Timing
+from consumers.views.figures import Figures, Group, Timing, error_ratio_of, speaks_by_requests, time_of
+from consumers.views.flow import HandlerFlow, flows_of
+from consumers.views.live import LiveSession
 from consumers.views.report import Report
 from consumers.windows import DAY_S, HOUR_S, MINUTE_S
 from sidestream.cli.human import amount, counted, dollars, duration
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
-from sidestream.dashboard.pipeline_rows import HandlerRow, ProducerRow, handlers_of, producers_of
-from sidestream.dashboard.view import LiveSession, View
-from sidestream.dashboard.words import (
-    change,
-    dollars_short,
-    error_ratio_of,
-    name,
-    speaks_by_requests,
-    time_of,
-    time_short,
-)
+from sidestream.dashboard.pipeline_rows import ProducerRow, producers_of
+from sidestream.dashboard.view import View
+from sidestream.dashboard.words import change, dollars_short, name, time_short
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
 _REST: Final = "rest"
@@ -175,9 +169,9 @@ class Panels:
         order = {"firing": 0, "pending": 1}
         return sorted(self.view.alerts.rules, key=lambda row: (order.get(row.status, 2), row.rule))
 
-    def handlers(self) -> list[HandlerRow]:
+    def handlers(self) -> list[HandlerFlow]:
         """Return the handlers, over partitions."""
-        return handlers_of(self.view.pipeline) if self.view.pipeline else []
+        return flows_of(self.view.pipeline.status, self.view.pipeline.rates) if self.view.pipeline else []
 
     def producers(self) -> list[ProducerRow]:
         """Return the producers: those that live or died one by one, those that said goodbye together."""

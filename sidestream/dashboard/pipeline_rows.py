@@ -1,32 +1,14 @@
-"""What the pipeline's view lists: handlers over partitions, producers with their last word. Pure."""
+"""What the pipeline's view lists besides handlers: producers with their last word. Pure."""
 
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from consumers.state import merge
-from consumers.views.accounting import UnitAccount
 from consumers.views.status import ProducerStatus, Status
 from pipeline.presence import Presence
 from pipeline.units import US_PER_MS
 from sidestream.cli.human import counted, duration
-from sidestream.dashboard.sources import PipelineLook, handler_name
-
-
-class HandlerRow(Struct, frozen=True):
-    """One handler over all partitions; `lag` is None where one of them does not know it."""
-
-    name: str
-    kind: str
-    partitions: int
-    behind_ms: int
-    outstanding: int
-    at_least: bool
-    lag: int | None
-    rate: float | None
-    committed: int
-    dead_letters: int
-    skipped: int
 
 
 class ProducerRow(Struct, frozen=True):
@@ -42,15 +24,6 @@ class ProducerRow(Struct, frozen=True):
     shed: str
 
 
-def handlers_of(look: PipelineLook) -> list[HandlerRow]:
-    """Return the handlers, over partitions."""
-    units: dict[str, list[UnitAccount]] = {}
-    for account in look.status.accounts:
-        units.setdefault(handler_name(account.handler, account.version), []).append(account)
-    rates = look.rates
-    return [_handler(name, units[name], None if rates is None else rates.get(name)) for name in sorted(units)]
-
-
 def producers_of(status: Status) -> list[ProducerRow]:
     """Return the producers: those that live or died one by one, those that said goodbye a service and version."""
     closed: dict[tuple[str, str], list[ProducerStatus]] = {}
@@ -61,24 +34,6 @@ def producers_of(status: Status) -> list[ProducerRow]:
         else:
             rows.append(_producer(producer))
     return [*rows, *map(_closed, closed.values())]
-
-
-def _handler(name: str, accounts: Sequence[UnitAccount], rate: float | None) -> HandlerRow:
-    lags = [account.lag for account in accounts if account.lag is not None]
-    waiting = [account.now_ms - account.committed_to_ms for account in accounts if account.outstanding_entries]
-    return HandlerRow(
-        name=name,
-        kind=accounts[0].kind,
-        partitions=sum(account.declared for account in accounts),
-        behind_ms=max(waiting, default=0),
-        outstanding=sum(account.outstanding for account in accounts),
-        at_least=any(account.outstanding_at_least for account in accounts),
-        lag=sum(lags) if len(lags) == len(accounts) else None,
-        rate=rate,
-        committed=sum(account.committed for account in accounts),
-        dead_letters=sum(account.dead_letters for account in accounts),
-        skipped=sum(account.skipped for account in accounts),
-    )
 
 
 def _producer(producer: ProducerStatus) -> ProducerRow:

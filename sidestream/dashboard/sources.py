@@ -3,7 +3,6 @@
 Keeps: it only reads. Everything comes from `consumers.views`, from which the report and `status` come too.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,16 +15,18 @@ from consumers.reader import Operation, StateReader
 from consumers.register import read_versions
 from consumers.views.completeness import Completeness, read_completeness
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
-from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names, read_rows
-from consumers.views.report import MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
-from consumers.views.sessions import SessionFollower, SessionSeen
+from consumers.views.flow import rates_between
+from consumers.views.live import LiveLook, read_live
+from consumers.views.machine import MOST_EDGES, MOST_SESSIONS
+from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names
+from consumers.views.report import MOST_SLOWEST, MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
+from consumers.views.sessions import SessionFollower
 from consumers.views.status import Status, read_status
 from consumers.views.trend import RangeCells, Step, range_windows, read_days, read_range_cells
-from consumers.windows import HOUR_S, MARGINAL_HOUR
+from consumers.windows import HOUR_S
 from pipeline.connection import AsyncServer
-from pipeline.keys import LIVE_VERSION, Keys
+from pipeline.keys import Keys
 from pipeline.presence import read_partitions
-from pipeline.units import US_PER_S
 from sidestream.dashboard.address import Span
 from sidestream.dashboard.shared import Held, Shared
 
@@ -33,11 +34,6 @@ DAYS: Final = 30
 MOST_OPERATIONS: Final = 10
 """The guide's "top 10"."""
 
-_MOST_SLOWEST: Final = 1_000
-"""Slowest operations that are read, so that some are left where they are narrowed to an agent."""
-
-MOST_SESSIONS: Final = 50
-MOST_EDGES: Final = 100
 MOST_INCIDENTS: Final = 20
 MOST_LETTERS: Final = 10
 
@@ -71,19 +67,6 @@ class DaysLook(Struct, frozen=True):
 
     now_s: int
     days: Sequence[Step]
-
-
-class LiveLook(Struct, frozen=True):
-    """Sessions as the stream last told of them, and what the state counted of those that are shown.
-
-    `since_ms`: from which broker time on the stream was looked at, None where it was empty.
-    """
-
-    now_us: int
-    since_ms: int | None
-    sessions: Sequence[SessionSeen]
-    counted: dict[str, NameRow]
-    counted_range: Range
 
 
 class AlertsLook(Struct, frozen=True):
@@ -203,7 +186,7 @@ class Sources:
             sessions=sessions,
             sessions_left_out=sessions_left_out,
             expensive=await read_expensive(reader, names, MOST_OPERATIONS),
-            slowest=await reader.slowest(windows, _MOST_SLOWEST),
+            slowest=await reader.slowest(windows, MOST_SLOWEST),
             errors=errors,
             errors_left_out=errors_left_out,
             edges=await read_edges(reader, names, MOST_EDGES),
@@ -225,17 +208,7 @@ class Sources:
         return DaysLook(now_s, await read_days(await self._reader(), now_s, DAYS))
 
     async def _read_live(self) -> LiveLook:
-        reader = await self._reader()
-        sessions = (await self._follower.look(reader.partitions))[:MOST_SESSIONS]
-        now_s = await self._now_s()
-        # The hours that the shown sessions can have begun in, as far as hours of names are kept.
-        first_s = min((seen.first_us // US_PER_S for seen in sessions), default=now_s)
-        since_s = max(now_s - MARGINAL_HOUR.kept_s, min(first_s, now_s))
-        _, names = range_windows(Range(since_s, now_s + 1), now_s)
-        counted_range = Range(names[0][1], names[-1][1] + names[-1][0].width_s)
-        completeness = await read_completeness(reader, (now_s, now_s))
-        counted = await read_rows(reader, names, completeness, "session", [seen.session for seen in sessions])
-        return LiveLook(time.time_ns() // 1_000, self._follower.since_ms, sessions, counted, counted_range)
+        return await read_live(await self._reader(), self._follower, MOST_SESSIONS)
 
     async def _read_alerts(self) -> AlertsLook:
         rules = await read_alerts(self.server, self.keys)
@@ -246,26 +219,6 @@ class Sources:
         partitions = await read_partitions(self.server, self.keys)
         status = await read_status(self.server, self.keys, partitions)
         letters = await read_dead_letters(self.server, self.keys, partitions, most=MOST_LETTERS)
-        before, self._before = self._before, status
-        measured_s = (status.as_of_ms - before.as_of_ms) / 1_000 if before else 0.0
-        rates = _rates(before, status, measured_s) if before and measured_s > 0 else None
+        rates, measured_s = rates_between(self._before, status)
+        self._before = status
         return PipelineLook(status, letters[:MOST_LETTERS], rates, measured_s)
-
-
-def _rates(before: Status, now: Status, seconds: float) -> dict[str, float]:
-    earlier, later = _taken(before), _taken(now)
-    return {name: max(0, taken - earlier.get(name, taken)) / seconds for name, taken in later.items()}
-
-
-def _taken(status: Status) -> dict[str, int]:
-    """Return the events that each handler has put behind it, over partitions."""
-    found: dict[str, int] = {}
-    for account in status.accounts:
-        name = handler_name(account.handler, account.version)
-        found[name] = found.get(name, 0) + account.committed + account.dead + account.skipped + account.known
-    return found
-
-
-def handler_name(handler: str, version: int) -> str:
-    """Return a handler's name, with the version of its state where it is not the live one."""
-    return handler if version == LIVE_VERSION else f"{handler} v{version}"

@@ -1,90 +1,10 @@
-"""Whether the figures can be trusted, in a word and in sentences: how fresh, how complete, what is missing."""
+"""Whether the figures of a view can be trusted, in a word and in sentences."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final, Literal, TypeAlias
-
-from msgspec import Struct
-
-from consumers.views.completeness import Completeness, HandlerAccount
-from pipeline.units import US_PER_MS
-from sidestream.cli.human import counted, duration, harmless, instant
+from sidestream.cli.trust import Trust, judged
 from sidestream.dashboard.view import View
-
-Verdict: TypeAlias = Literal["complete", "behind", "incomplete", "unknown", "stale"]
-
-BEHIND_MS: Final = 15_000
-"""Lag of what is counted that is worth a word: a worker commits within a second."""
-
-_MS: Final = 1_000
-
-
-class Trust(Struct, frozen=True):
-    """The verdict in a word and a sentence, and what there is besides: what is missing, what is still to come."""
-
-    verdict: Verdict
-    sentence: str
-    as_of_ms: int | None
-    missing: list[str]
-    pending: list[str]
 
 
 def trust_of(view: View) -> Trust:
     """Return how far the figures of a view can be trusted."""
-    found = view.look.completeness
-    missing, pending = list(_missing(found, view.cells.covered.from_s)), list(_pending(found))
-    verdict, sentence = _verdict(view, found, missing)
-    return Trust(verdict, sentence, found.as_of_ms, missing, pending)
-
-
-def _verdict(view: View, found: Completeness, missing: list[str]) -> tuple[Verdict, str]:
-    if view.error is not None:
-        return "stale", f"Redis does not answer; this was read at {instant(view.now_s)} UTC"
-    if found.as_of_ms is None:
-        return "unknown", "Up to when everything is counted is unknown: a handler has not run everywhere"
-    late_ms = view.now_s * _MS - found.as_of_ms
-    if late_ms > BEHIND_MS:
-        return "behind", f"Counting is {duration(late_ms * US_PER_MS)} behind"
-    if missing or not found.complete(view.cells.covered.from_s):
-        return "incomplete", "Something is missing from these figures"
-    return "complete", "Nothing is known to be missing"
-
-
-def _pending(found: Completeness) -> Iterator[str]:
-    for handler in found.handlers:
-        if handler.outstanding:
-            least = "more than " if handler.outstanding_at_least else ""
-            yield f"{handler.handler} has {least}{counted(handler.outstanding, 'event')} still to count."
-    if found.waiting:
-        yield f"{counted(found.waiting, 'event')} are still with the applications."
-
-
-def _missing(found: Completeness, from_s: int) -> Iterator[str]:
-    for handler in found.handlers:
-        yield from _missing_in(handler, from_s)
-    yield from _refused("shed by the applications, whose buffers were full", found.losses.shed)
-    yield from _refused("refused as invalid by the applications", found.losses.invalid)
-    if found.losses.lost:
-        least = "At least " if found.losses.lost_at_least else ""
-        yield f"{least}{counted(found.losses.lost, 'event')} lost by Redis in these hours."
-    if found.at_risk:
-        yield f"Up to {counted(found.at_risk, 'event')} went with applications that have gone."
-
-
-def _refused(how: str, losses: Mapping[str, int]) -> Iterator[str]:
-    if losses:
-        which = ", ".join(f"{harmless(name)} {number:,}" for name, number in losses.items())
-        yield f"{counted(sum(losses.values()), 'event')} {how}, in these hours: {which}."
-
-
-def _missing_in(handler: HandlerAccount, from_s: int) -> Iterator[str]:
-    name = handler.handler
-    if not handler.declared:
-        yield f"{name} has never run: its figures are unknown. Start a worker that has it."
-    elif not handler.everywhere:
-        yield f"{name} runs in {handler.declared} of {handler.partitions} partitions only."
-    if handler.since_ms > from_s * _MS:
-        yield f"{name} is complete since {instant(handler.since_ms / _MS)} UTC: earlier events were no longer kept."
-    if handler.dead_letters:
-        yield f"{counted(handler.dead_letters, 'dead letter')} of {name}: see Pipeline."
-    if handler.skipped:
-        yield f"{counted(handler.skipped, 'event')} skipped by {name}."
+    from_s, is_stale = view.cells.covered.from_s, view.error is not None
+    return judged(view.look.completeness, from_s, view.now_s, is_stale=is_stale, letters="see Pipeline")

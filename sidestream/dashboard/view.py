@@ -8,84 +8,28 @@ Keeps:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
-
-from msgspec import Struct
 
 from consumers.alerts.rules import Where
 from consumers.reader import Operation
-from consumers.views.figures import Figures, Group, figures_of, groups_of
+from consumers.views.figures import Figures, Group, figures_of, groups_of, narrow
+from consumers.views.live import LiveLook, LiveSession, live_sessions
+from consumers.views.machine import is_of
+from consumers.views.pace import Pace, pace_of
 from consumers.views.report import By, ExpensiveRun, LeftOut, Report
-from consumers.views.sessions import SessionSeen
 from consumers.views.states import StateChange, StateFigures, VersionUse, compared, states_of, versions_of
-from consumers.views.trend import RangeCells, Step, names_in, narrow
-from consumers.windows import HOUR_S, MINUTE_S
+from consumers.views.trend import Point, RangeCells, names_in, point_of
 from pipeline.errors import SidestreamError
-from pipeline.units import US_PER_S
 from sidestream.dashboard.address import DIMENSIONS, Address
 from sidestream.dashboard.shared import Held
 from sidestream.dashboard.sources import (
     MOST_OPERATIONS,
     AlertsLook,
     DaysLook,
-    LiveLook,
     PaceLook,
     PipelineLook,
     RangeLook,
     Sources,
 )
-
-NOW_MINUTES: Final = 5
-"""Minutes that "now" is: fewer would jump with every single run."""
-
-QUIET_US: Final = 30 * MINUTE_S * US_PER_S
-"""A session that nothing was heard of for so long, and that has not reached a last state, counts as abandoned."""
-
-_ORDER: Final = ("stuck", "long", "active", "quiet", "ended")
-
-LEAST_LONG_US: Final = MINUTE_S * US_PER_S
-"""Below a minute no stay counts as long, whatever others took."""
-
-_LEAST_VISITS: Final = 20
-"""Visits from which on "95 % of them" means something."""
-
-
-class Point(Struct, frozen=True):
-    """One step of a trend: its start, and its figures."""
-
-    start_s: int
-    figures: Figures
-
-
-class Pace(Struct, frozen=True):
-    """What is spent now, by the hour; the last hour and the one before. None of a cost is unknown.
-
-    `now_nano_usd` is what an hour costs at the rate of the last `NOW_MINUTES` minutes, of which the last runs.
-    """
-
-    now_nano_usd: int | None
-    hour: Figures
-    before: Figures
-    minutes: Sequence[Point]
-
-
-class LiveSession(Struct, frozen=True):
-    """One session that was heard of lately.
-
-    `standing` is `active`; `long` where it has stayed in its state longer than 95 % of visits there; `stuck` where an
-    operation of it has been open for long, or its producer fell silent over it; `quiet` where nothing was heard for
-    half an hour; `ended` where it is in a state that no session leaves.
-    """
-
-    seen: SessionSeen
-    standing: str
-    in_state_us: int | None
-    quiet_us: int
-    open_ms: int | None
-    total_tokens: int | None
-    cost_nano_usd: int | None
-    unpriced_requests: int | None
-    errors: int | None
 
 
 @dataclass(frozen=True)
@@ -164,21 +108,16 @@ class View:
     @cached_property
     def trend(self) -> list[Point]:
         """The figures of each step of the range."""
-        return [_point(step) for step in self.cells.steps]
+        return [point_of(step) for step in self.cells.steps]
 
     @cached_property
     def pace(self) -> Pace | None:
         """What is spent now."""
         if self.pace_look is None:
             return None
-        hour, before = self.pace_look.hour.narrowed(self.where), self.pace_look.before.narrowed(self.where)
-        minutes = [_point(step) for step in hour.steps]
-        return Pace(
-            now_nano_usd=_rate_now(minutes, self.pace_look.now_s) if self.by_agent.cost_known else None,
-            hour=figures_of(hour.of_metrics, hour.of_cost),
-            before=figures_of(before.of_metrics, before.of_cost),
-            minutes=minutes,
-        )
+        look = self.pace_look
+        hour, before = look.hour.narrowed(self.where), look.before.narrowed(self.where)
+        return pace_of(hour, before, look.now_s, cost_known=self.by_agent.cost_known)
 
     @cached_property
     def days(self) -> list[Point]:
@@ -216,18 +155,9 @@ class View:
         """The sessions that were heard of lately: those that are stuck or long in a state first, the ended last."""
         if self.live_look is None:
             return []
-        states = {state.name: state for state in states_of(self.look.cells.of_metrics, self.look.cells.of_cost)}
-        rows = [_live(seen, self.live_look, states, self._open_ms(seen.session)) for seen in self.live_look.sessions]
-        wanted = [row for row in rows if self._matches(row.seen)]
-        return sorted(wanted, key=lambda row: _ORDER.index(row.standing))
-
-    def _open_ms(self, session: str) -> int | None:
-        rows = self.pipeline.status.in_flight if self.pipeline else ()
-        return max((row.open_ms for row in rows if row.operation.session == session), default=None)
-
-    def _matches(self, seen: SessionSeen) -> bool:
-        wanted = ((self.where.service, seen.service), (self.where.state, seen.state))
-        return all(not value or value == found for value, found in wanted)
+        states = states_of(self.look.cells.of_metrics, self.look.cells.of_cost)
+        in_flight = self.pipeline.status.in_flight if self.pipeline else ()
+        return [row for row in live_sessions(self.live_look, states, in_flight) if is_of(row.seen, self.where)]
 
     def _report(self, by: By) -> Report:
         look, cells = self.look, self.cells
@@ -240,7 +170,7 @@ class View:
             names=cells.names,
             by=by,
             totals=self.totals,
-            groups=[] if by not in {"agent", "model", "state"} else self._groups(by),
+            groups=[] if is_session else self._groups(by),
             rows=look.sessions if is_session else [],
             errors=look.errors,
             errors_left_out=look.errors_left_out,
@@ -249,11 +179,13 @@ class View:
             slowest=self._slowest(),
             completeness=look.completeness,
             most=MOST_OPERATIONS,
+            where=self.where,
+            states=self.states if by == "state" else [],
         )
 
     def _groups(self, by: By) -> list[Group]:
         match by:
-            case "agent" | "model" | "state":
+            case "agent" | "model" | "state" | "tenant" | "service":
                 return groups_of(self.cells.of_metrics, self.cells.of_cost, by)
             case _:
                 return []
@@ -289,44 +221,3 @@ async def read_view(sources: Sources, address: Address) -> View:
         stamps=tuple(part.stamp for part in parts),
         error=next((part.error for part in parts if part.error), None),
     )
-
-
-def _point(step: Step) -> Point:
-    return Point(step.start_s, figures_of(step.of_metrics, step.of_cost))
-
-
-def _rate_now(minutes: Sequence[Point], now_s: int) -> int:
-    # The minute that runs is one of them, as far as it has come.
-    first_s = now_s - now_s % MINUTE_S - (NOW_MINUTES - 1) * MINUTE_S
-    spent = sum(point.figures.cost_nano_usd for point in minutes if point.start_s >= first_s)
-    return spent * HOUR_S // (now_s + 1 - first_s)
-
-
-def _live(seen: SessionSeen, look: LiveLook, states: dict[str, StateFigures], open_ms: int | None) -> LiveSession:
-    counted = look.counted.get(seen.session)
-    quiet_us = max(0, look.now_us - seen.last_us)
-    in_state_us = None if seen.since_us is None else max(0, look.now_us - seen.since_us)
-    return LiveSession(
-        seen=seen,
-        standing=_standing(states.get(seen.state or ""), in_state_us, quiet_us, open_ms),
-        in_state_us=in_state_us,
-        quiet_us=quiet_us,
-        open_ms=open_ms,
-        total_tokens=counted and counted.total_tokens,
-        cost_nano_usd=counted and counted.cost_nano_usd,
-        unpriced_requests=counted and counted.unpriced_requests,
-        errors=counted and counted.errors,
-    )
-
-
-def _standing(state: StateFigures | None, in_state_us: int | None, quiet_us: int, open_ms: int | None) -> str:
-    if open_ms is not None and open_ms * 1_000 > LEAST_LONG_US // 2:
-        return "stuck"
-    if state is not None and state.is_last:
-        return "ended"
-    if quiet_us > QUIET_US:
-        return "quiet"
-    if state is None or in_state_us is None or state.figures.visit_time.count < _LEAST_VISITS:
-        return "active"
-    usual_us = max(state.figures.visit_time.p95_us or 0, LEAST_LONG_US)
-    return "long" if in_state_us > usual_us else "active"

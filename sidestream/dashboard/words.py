@@ -9,11 +9,11 @@ from typing import Final
 
 from consumers.alerts.rules import Unit
 from consumers.state import OTHER
-from consumers.views.figures import Figures, Timing
+from consumers.views.figures import Figures
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S
 from pipeline.units import NANO_PER_USD, US_PER_S
-from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless
+from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless, per_second
 
 UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
@@ -72,21 +72,6 @@ def visit_cost(state: StateFigures) -> str:
     return money(state.nano_usd_a_visit, figures.unpriced_requests)
 
 
-def speaks_by_requests(figures: Figures) -> bool:
-    """Tell whether there are requests and no agent runs: then failures and times are those of requests."""
-    return bool(figures.requests and not figures.runs)
-
-
-def time_of(figures: Figures) -> Timing:
-    """Return what users wait for: agent runs, or requests where there are only those."""
-    return figures.request_time if speaks_by_requests(figures) else figures.run_time
-
-
-def error_ratio_of(figures: Figures) -> float | None:
-    """Return the part that failed: of agent runs, or of requests where there are only those."""
-    return figures.request_error_ratio if speaks_by_requests(figures) else figures.run_error_ratio
-
-
 def change(now: int, before: int) -> str:
     """Return how a sum moved: +12 %, -40 %, "the same"; empty where there is nothing to compare with."""
     if not before:
@@ -125,11 +110,7 @@ def day_and_clock(time_s: float) -> str:
 
 def rate(events: float | None) -> str:
     """Return events a second."""
-    if events is None:
-        return "measuring"
-    if 0 < events < 1:
-        return f"{events:.1f}/s"
-    return f"{amount(round(events))}/s"
+    return "measuring" if events is None else per_second(events)
 
 
 def ago(time_us: int) -> str:

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from support import spawned
 
-from consumers.views.report import By
 from pipeline.connection import RedisSettings, Server
 from pipeline.events import Resource, UsageEvent
 from pipeline.keys import Keys
@@ -133,8 +132,8 @@ def test_report_adds_up_and_has_a_schema(url: str) -> None:
     assert "agent-0" in typed("report", "--since", "1h", url=url).stdout
 
 
-@pytest.mark.parametrize("by", get_args(By))
-def test_report_breaks_down_by_every_dimension(url: str, by: str) -> None:
+@pytest.mark.parametrize("by", ["agent", "state", "tenant", "session", "error"])
+def test_report_breaks_down_by_every_kind_of_dimension(url: str, by: str) -> None:
     """Each prints a table in a narrow terminal too."""
     done = typed("report", "--by", by, url=url, COLUMNS="60")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from support import Appender
 
+from consumers.alerts.rules import Where
 from consumers.catalogue import Catalogue, Pricer
 from consumers.handlers.cost import CostHandler
 from consumers.handlers.metrics import MetricsHandler
@@ -17,7 +18,7 @@ from consumers.pricing import PriceBook
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Worker
 from consumers.state import OTHER, Caps
-from consumers.views.report import By, Report, read_report
+from consumers.views.report import EVERYTHING, By, Report, read_report
 from consumers.views.report_json import report_json
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
@@ -60,10 +61,13 @@ def worker_of(server: AsyncServer, keys: Keys, *, caps: Caps | None = None, cost
     return Worker(server, keys, effects)
 
 
-async def read(server: AsyncServer, keys: Keys, by: By = "agent", *, most: int = 10) -> Report:
+async def read(
+    server: AsyncServer, keys: Keys, by: By = "agent", *, most: int = 10, where: Where = EVERYTHING
+) -> Report:
     """Read the report up to now: what is lost stands at the hour of the broker, which may have turned meanwhile."""
     now_s = int(time.time())
-    return await read_report(server, keys, since_s=NOW_S - 3600, until_s=None, by=by, now_s=now_s, most=most)
+    since_s = NOW_S - 3600
+    return await read_report(server, keys, since_s=since_s, until_s=None, by=by, now_s=now_s, most=most, where=where)
 
 
 def printed(report: Report, width: int = 80) -> str:
@@ -104,7 +108,7 @@ async def test_the_report_says_what_was_appended(server: AsyncServer, keys: Keys
     assert report.completeness.complete(report.covered.from_s)
 
 
-@pytest.mark.parametrize("by", ["agent", "model", "state"])
+@pytest.mark.parametrize("by", ["agent", "model", "state", "tenant", "service"])
 async def test_groups_add_up_to_the_totals(server: AsyncServer, keys: Keys, append: Appender, by: By) -> None:
     """Whatever the dimension: no request is in two groups, and none is missing."""
     for partition in range(4):
@@ -115,6 +119,64 @@ async def test_groups_add_up_to_the_totals(server: AsyncServer, keys: Keys, appe
     report = await read(server, keys, by)
     assert sum(group.figures.requests for group in report.groups) == report.totals.requests == 20
     assert sum(group.figures.cost_nano_usd for group in report.groups) == report.totals.cost_nano_usd > 0
+
+
+async def test_tenants_and_services_are_told_apart(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """As every joint dimension: all figures, those of events without a tenant too."""
+    await append([msgspec.structs.replace(usage(), tenant="acme"), usage(3_000), ErrorEvent(NOW_US, type="E")])
+    await worker_of(server, keys).run_until_idle()
+    tenants = await read(server, keys, "tenant")
+    assert [(group.name, group.figures.requests, group.figures.errors) for group in tenants.groups] == [
+        ("", 1, 1),
+        ("acme", 1, 0),
+    ]
+    assert re.search(r"TENANT .*\n +\(none\) .*\n +acme ", printed(tenants))
+    services = await read(server, keys, "service")
+    assert [(group.name, group.figures.requests) for group in services.groups] == [(append.resource.service, 2)]
+
+
+async def test_filters_narrow_what_joint_cells_hold_and_the_rest_says_so(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """Headline and breakdown are of one agent and model; sessions and errors of all, operations of the agent."""
+    await append([usage(), usage(3_000, agent="director", run="run-2"), usage(500, model="gpt-4o-mini", run="run-3")])
+    await append([run_of(), run_of("director"), ErrorEvent(NOW_US, type="E", agent="director")], partition=1)
+    await worker_of(server, keys).run_until_idle()
+    of_agent = await read(server, keys, where=Where(agent="writer"))
+    assert (of_agent.totals.requests, of_agent.totals.runs, of_agent.totals.errors) == (2, 1, 0)
+    assert [group.name for group in of_agent.groups] == ["writer"]
+    assert {run.agent for run in of_agent.expensive} == {row.agent for row in of_agent.slowest} == {"writer"}
+    assert of_agent.not_narrowed == ["top_errors"]
+    assert "Only agent writer." in printed(of_agent)
+    both = await read(server, keys, "session", where=Where(agent="writer", model="gpt-4o"))
+    assert (both.totals.requests, both.totals.runs, len(both.rows)) == (1, 0, 2)
+    assert both.not_narrowed == ["groups", "top_errors", "expensive_operations", "slowest_operations"]
+    text = printed(both)
+    assert text.count("Not narrowed by the filters") == 2
+    assert text.count("Narrowed by agent alone") == 2
+    document = msgspec.json.decode(report_json(both))
+    assert document["filters"] == {"agent": "writer", "model": "gpt-4o"}
+    assert document["not_narrowed"] == both.not_narrowed
+    assert "Nothing of agent nobody happened" in printed(await read(server, keys, where=Where(agent="nobody")))
+
+
+async def test_by_state_it_says_what_a_visit_takes(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """How often, how long, and tokens and cost of one; what belongs to no state has no visits."""
+    moves = [
+        TransitionEvent(NOW_US, from_state="draft", to_state="review", duration_us=second * 1_000_000, session="s")
+        for second in (1, 2, 30)
+    ]
+    await append([usage(), usage(), *moves, msgspec.structs.replace(usage(), state="")])
+    await worker_of(server, keys).run_until_idle()
+    report = await read(server, keys, "state")
+    text = printed(report)
+    assert re.search(r"STATE +VISITS +P50 +P95 +TOKENS +COST\n +draft +3 +2\.. s +\d\d\.\d s +733 +\$0\.0023\n", text)
+    rows = {row["name"]: row for row in msgspec.json.decode(report_json(report))["groups"]}
+    assert (rows["draft"]["visits"], rows["draft"]["tokens_a_visit"]) == (3, 733)
+    assert rows["draft"]["cost_a_visit"]["nano_usd"] == round(2 * 3_500_000 / 3)
+    assert rows["draft"]["time_in_state"]["count"] == 3
+    assert rows[""]["visits"] is None
+    assert rows["review"]["time_in_state"]["p50_us"] is None
 
 
 async def test_sessions_are_whole_hours_and_the_dearest_stands_first(
