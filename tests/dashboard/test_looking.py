@@ -16,7 +16,7 @@ import pytest
 from deckster_day import Day, append_day
 from pages import asking, document, fold
 from support import Appender, RealServer, spawned
-from test_figures import NOW_S
+from test_figures_of_the_page import NOW_S
 
 from pipeline.connection import AsyncServer, RedisSettings, parse_info
 from pipeline.errors import UnreachableError
