@@ -44,18 +44,26 @@ class StateFigures(Struct, frozen=True):
         return max(self.entered, self.left)
 
     @property
+    def never_left(self) -> int:
+        """Visits that have begun and not ended, as far as both were told: still going on, abandoned, or at an end."""
+        return max(0, self.entered - self.left)
+
+    @property
     def is_last(self) -> bool:
         """Whether sessions end here: entered, and never left."""
         return self.entered > 0 and self.left == 0
 
     @property
     def tokens_a_visit(self) -> int | None:
-        """Tokens of the requests made in it, by its visits."""
+        """Tokens of all requests made in it, by the visits that are known: at most so many in the mean.
+
+        Requests of sessions whose way into it nobody told, or told before the range, are in it without a visit.
+        """
         return _mean(self.figures.total_tokens, self.visits)
 
     @property
     def nano_usd_a_visit(self) -> int | None:
-        """Cost of the requests made in it, by its visits."""
+        """Cost of all requests made in it, by the visits that are known: as `tokens_a_visit`."""
         cost = self.figures.known_cost_nano_usd
         return None if cost is None else _mean(cost, self.visits)
 

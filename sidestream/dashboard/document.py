@@ -12,7 +12,7 @@ from consumers.views.report import Report
 from consumers.views.report_json import report_json
 from consumers.views.states import StateFigures
 from sidestream.dashboard.address import ViewName, instant
-from sidestream.dashboard.sources import DaysLook
+from sidestream.dashboard.sources import MOST_SESSIONS, DaysLook
 from sidestream.dashboard.trust import trust_of
 from sidestream.dashboard.view import LiveSession, Pace, Point, View
 
@@ -176,6 +176,7 @@ def _state(state: StateFigures | None) -> dict[str, object] | None:
         "entered": state.entered,
         "left": state.left,
         "visits": state.visits,
+        "never_left": state.never_left,
         "time_in_state": {**_timing(state.figures.visit_time), "p50_us": state.p50_us},
         "tokens_a_visit": state.tokens_a_visit,
         "cost_a_visit": _money(state.nano_usd_a_visit),
@@ -189,7 +190,8 @@ def _sessions(view: View) -> dict[str, object] | None:
     return {
         "since": None if look.since_ms is None else _instant_ms(look.since_ms),
         "counted": {"from": instant(look.counted_range.from_s), "until": instant(look.counted_range.until_s)},
-        "rows": [_session(row) for row in view.live_sessions],
+        "of_stream": len(view.live_sessions),
+        "rows": [_session(row) for row in view.live_sessions[:MOST_SESSIONS]],
     }
 
 

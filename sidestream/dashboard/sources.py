@@ -5,16 +5,18 @@ Keeps: it only reads. Everything comes from `consumers.views`, from which the re
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
+import msgspec
 from msgspec import Struct
 
 from consumers.alerts.store import AlertRow, Incident, read_alerts, read_incidents
 from consumers.reader import Operation, StateReader
 from consumers.register import read_versions
-from consumers.views.completeness import Completeness, read_completeness
+from consumers.views.completeness import COST, Completeness, read_completeness
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names, read_rows
 from consumers.views.report import MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
@@ -67,16 +69,18 @@ class PaceLook(Struct, frozen=True):
 
 
 class DaysLook(Struct, frozen=True):
-    """The cost of the last days."""
+    """The cost of the last days; `catalogue` is the price list that estimates are made with, empty where unknown."""
 
     now_s: int
     days: Sequence[Step]
+    catalogue: str = ""
 
 
 class LiveLook(Struct, frozen=True):
-    """Sessions as the stream last told of them, and what the state counted of those that are shown.
+    """Sessions as the stream last told of them, and what the state counted of the `MOST_SESSIONS` heard of last.
 
-    `since_ms`: from which broker time on the stream was looked at, None where it was empty.
+    Of these are also those that had an operation open for long at the last look at the pipeline. `since_ms`: from which
+    broker time on the stream was looked at, None where it was empty.
     """
 
     now_us: int
@@ -222,11 +226,15 @@ class Sources:
 
     async def _read_days(self) -> DaysLook:
         now_s = await self._now_s()
-        return DaysLook(now_s, await read_days(await self._reader(), now_s, DAYS))
+        days = await read_days(await self._reader(), now_s, DAYS)
+        recipes = await self.server.call("LRANGE", self.keys.partition(0).unit(COST).recipes(), -1, -1)
+        return DaysLook(now_s, days, _catalogue_of(recipes))
 
     async def _read_live(self) -> LiveLook:
         reader = await self._reader()
-        sessions = (await self._follower.look(reader.partitions))[:MOST_SESSIONS]
+        hung = {row.operation.session for row in self._before.in_flight} if self._before else set[str]()
+        everyone = await self._follower.look(reader.partitions)
+        sessions = sorted(everyone, key=lambda seen: seen.session not in hung)[:MOST_SESSIONS]
         now_s = await self._now_s()
         # The hours that the shown sessions can have begun in, as far as hours of names are kept.
         first_s = min((seen.first_us // US_PER_S for seen in sessions), default=now_s)
@@ -235,7 +243,7 @@ class Sources:
         counted_range = Range(names[0][1], names[-1][1] + names[-1][0].width_s)
         completeness = await read_completeness(reader, (now_s, now_s))
         counted = await read_rows(reader, names, completeness, "session", [seen.session for seen in sessions])
-        return LiveLook(time.time_ns() // 1_000, self._follower.since_ms, sessions, counted, counted_range)
+        return LiveLook(time.time_ns() // 1_000, self._follower.since_ms, everyone, counted, counted_range)
 
     async def _read_alerts(self) -> AlertsLook:
         rules = await read_alerts(self.server, self.keys)
@@ -250,6 +258,17 @@ class Sources:
         measured_s = (status.as_of_ms - before.as_of_ms) / 1_000 if before else 0.0
         rates = _rates(before, status, measured_s) if before and measured_s > 0 else None
         return PipelineLook(status, letters[:MOST_LETTERS], rates, measured_s)
+
+
+def _catalogue_of(recipes: Sequence[bytes]) -> str:
+    """Return the catalogue of the newest recipe of a unit, as stored: cursor, hash and the recipe as JSON."""
+    found: object = None
+    if recipes:
+        with suppress(msgspec.DecodeError, IndexError):
+            found = msgspec.json.decode(recipes[-1].split(b" ", 2)[2])
+    known = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    name = known.get("catalogue", "")
+    return name if isinstance(name, str) else ""
 
 
 def _rates(before: Status, now: Status, seconds: float) -> dict[str, float]:

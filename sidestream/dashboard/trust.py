@@ -26,6 +26,10 @@ class Trust(Struct, frozen=True):
     as_of_ms: int | None
     missing: list[str]
     pending: list[str]
+    late_ms: int | None = None
+    """How old `as_of_ms` was at the look."""
+    priced_ratio: float | None = None
+    """The part (0-1) of requests whose price is known; None of none."""
 
 
 def trust_of(view: View) -> Trust:
@@ -33,7 +37,18 @@ def trust_of(view: View) -> Trust:
     found = view.look.completeness
     missing, pending = list(_missing(found, view.cells.covered.from_s)), list(_pending(found))
     verdict, sentence = _verdict(view, found, missing)
-    return Trust(verdict, sentence, found.as_of_ms, missing, pending)
+    late_ms = None if found.as_of_ms is None else max(0, view.now_s * _MS - found.as_of_ms)
+    totals = view.totals
+    requests = totals.priced_requests + totals.unpriced_requests
+    return Trust(
+        verdict=verdict,
+        sentence=sentence,
+        as_of_ms=found.as_of_ms,
+        missing=missing,
+        pending=pending,
+        late_ms=late_ms,
+        priced_ratio=totals.priced_requests / requests if requests else None,
+    )
 
 
 def _verdict(view: View, found: Completeness, missing: list[str]) -> tuple[Verdict, str]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from consumers.alerts.rules import Where
 from consumers.reader import Operation
+from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.figures import Figures, Group, figures_of, groups_of
 from consumers.views.report import By, ExpensiveRun, LeftOut, Report
 from consumers.views.sessions import SessionSeen
@@ -23,6 +24,7 @@ from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.errors import SidestreamError
 from pipeline.units import US_PER_S
 from sidestream.dashboard.address import DIMENSIONS, Address
+from sidestream.dashboard.comparison import versions_in_order
 from sidestream.dashboard.shared import Held
 from sidestream.dashboard.sources import (
     MOST_OPERATIONS,
@@ -41,6 +43,7 @@ NOW_MINUTES: Final = 5
 QUIET_US: Final = 30 * MINUTE_S * US_PER_S
 """A session that nothing was heard of for so long, and that has not reached a last state, counts as abandoned."""
 
+_VERSION: Final = CELL_DIMENSIONS.index("version")
 _ORDER: Final = ("stuck", "long", "active", "quiet", "ended")
 
 LEAST_LONG_US: Final = MINUTE_S * US_PER_S
@@ -198,9 +201,14 @@ class View:
 
     @cached_property
     def compared_versions(self) -> tuple[str, str] | None:
-        """The two versions that are compared: those of the address, else the two busiest; None where there is one."""
+        """The two versions that are compared, the older first: those of the address, else the two busiest.
+
+        None where there is one.
+        """
+        if not (self.address.before or self.address.after):
+            return versions_in_order(self.versions, self.cells.steps, _VERSION)
         names = [use.version for use in self.versions]
-        after = self.address.after or next(iter(names), "")
+        after = self.address.after or next((name for name in names if name != self.address.before), "")
         before = self.address.before or next((name for name in names if name != after), "")
         return (before, after) if before and after else None
 
@@ -213,19 +221,33 @@ class View:
 
     @cached_property
     def live_sessions(self) -> list[LiveSession]:
-        """The sessions that were heard of lately: those that are stuck or long in a state first, the ended last."""
+        """The sessions of the range that the stream tells of: stuck ones and those long in a state first."""
         if self.live_look is None:
             return []
         states = {state.name: state for state in states_of(self.look.cells.of_metrics, self.look.cells.of_cost)}
-        rows = [_live(seen, self.live_look, states, self._open_ms(seen.session)) for seen in self.live_look.sessions]
-        wanted = [row for row in rows if self._matches(row.seen)]
-        return sorted(wanted, key=lambda row: _ORDER.index(row.standing))
+        wanted = [seen for seen in self.live_look.sessions if self._matches(seen)]
+        rows = [_live(seen, self.live_look, states, self._open_ms.get(seen.session)) for seen in wanted]
+        # Of those that stand alike, the ones whose figures were read.
+        return sorted(rows, key=lambda row: (_ORDER.index(row.standing), row.total_tokens is None))
 
-    def _open_ms(self, session: str) -> int | None:
-        rows = self.pipeline.status.in_flight if self.pipeline else ()
-        return max((row.open_ms for row in rows if row.operation.session == session), default=None)
+    @cached_property
+    def _open_ms(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for row in self.pipeline.status.in_flight if self.pipeline else ():
+            found[row.operation.session] = max(row.open_ms, found.get(row.operation.session, 0))
+        return found
+
+    @property
+    def sessions_of_range(self) -> tuple[int, bool]:
+        """How many sessions did anything in the hours of the range, and whether there may be more; of all of them."""
+        rows = sum(row.name != OTHER for row in self.look.sessions)
+        left_out = self.look.sessions_left_out
+        return rows + left_out.count, left_out.at_least or rows < len(self.look.sessions)
 
     def _matches(self, seen: SessionSeen) -> bool:
+        covered = self.cells.covered
+        if seen.last_us < covered.from_s * US_PER_S or seen.first_us >= covered.until_s * US_PER_S:
+            return False
         wanted = ((self.where.service, seen.service), (self.where.state, seen.state))
         return all(not value or value == found for value, found in wanted)
 
@@ -275,7 +297,7 @@ async def read_view(sources: Sources, address: Address) -> View:
     pace = await sources.pace() if address.view == "overview" else None
     days = await sources.days() if address.view == "cost" else None
     live = await sources.live() if address.view == "sessions" else None
-    pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "pipeline"} else None
+    pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "alerts", "pipeline"} else None
     parts = [part for part in (held, alerts, runs, pace, days, live, pipeline) if part is not None]
     return View(
         address=address,
