@@ -1,7 +1,7 @@
 """Two versions of the application side by side: what changed, and whether it is better, worse or cannot be told. Pure.
 
-Keeps: nothing is called better or worse that the figures cannot tell apart: percentiles of one bucket of their
-histogram, shares within twice their standard error, means that moved by less than 5 %, or few samples.
+Keeps: nothing is called better or worse that the figures cannot tell apart: percentiles of neighbouring buckets or of
+overlapping intervals, shares and means within twice their standard error, or few samples.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from consumers.histogram import SCALE
+from consumers.histogram import SCALE, quantile
 from consumers.state import OTHER
 from consumers.views.states import StateChange, StateFigures, VersionUse
 from consumers.views.trend import Step
@@ -23,25 +23,30 @@ Verdict: TypeAlias = Literal["better", "worse", "same", "few", ""]
 LEAST_SAMPLES: Final = 20
 """On each side, below which nothing is called better or worse."""
 
-LEAST_CHANGE: Final = 0.05
-"""Of a mean: what is less is no difference worth a colour."""
-
 ONE_BUCKET: Final = 2 ** (1 / 2**SCALE) * 1.0001
 """Two percentiles further apart than this lie in different, and not neighbouring, buckets."""
 
 _ERRORS: Final = 2
-"""Standard errors: some 95 %."""
+"""Standard errors of a difference: some 95 %."""
+
+_ERRORS_EACH: Final = 1.4
+"""Of each of two figures whose intervals must not overlap: together about `_ERRORS` of the difference."""
 
 _RELEASE: Final = re.compile(r"v?(\d+(?:\.\d+)*)")
 
 
 class Side(Struct, frozen=True):
-    """A figure of one version: as it is said, how large it is (None: unknown), and of how many."""
+    """A figure of one version: as it is said, how large it is (None: unknown), and of how many.
+
+    Chance leaves a percentile between `least` and `most`.
+    """
 
     said: str
     value: float | None
     samples: int
     of: str
+    least: float = 0
+    most: float = 0
 
 
 class Compared(Struct, frozen=True):
@@ -101,8 +106,8 @@ def _rows(change: StateChange) -> list[Compared]:
         return _compared(measure, side_of(change.before), side_of(change.after), judge)
 
     rows = [
-        row("Time in it, p50", lambda side: _stay(side, lambda found: found.p50_us), _of_buckets),
-        row("Time in it, p95", lambda side: _stay(side, lambda found: found.figures.visit_time.p95_us), _of_buckets),
+        row("Time in it, p50", lambda side: _stay(side, 0.5, side and side.p50_us), _of_buckets),
+        row("Time in it, p95", lambda side: _stay(side, 0.95, side and side.figures.visit_time.p95_us), _of_buckets),
         row("Tokens per visit", _tokens, _of_means),
         row("Cost per visit", _cost, _of_means),
         row("Failed", _failed, _of_shares),
@@ -131,17 +136,16 @@ def _direction(before: Side, after: Side) -> Verdict:
 
 
 def _of_buckets(before: Side, after: Side) -> Verdict:
-    low, high = sorted(((before.value or 0), (after.value or 0)))
-    return "same" if high <= low * ONE_BUCKET else _direction(before, after)
+    low, high = sorted((before.value or 0, after.value or 0))
+    overlap = before.least <= after.most and after.least <= before.most
+    return "same" if overlap or high <= low * ONE_BUCKET else _direction(before, after)
 
 
 def _of_means(before: Side, after: Side) -> Verdict:
     first, second = before.value or 0, after.value or 0
-    return (
-        "same"
-        if abs(second - first) < LEAST_CHANGE * max(first, second) or first == second
-        else _direction(before, after)
-    )
+    # How visits spread is not kept: taken as widely as their mean, as waiting times do.
+    error = sqrt(first * first / max(before.samples, 1) + second * second / max(after.samples, 1))
+    return "same" if abs(second - first) <= _ERRORS * error else _direction(before, after)
 
 
 def _of_shares(before: Side, after: Side) -> Verdict:
@@ -153,10 +157,13 @@ def _of_shares(before: Side, after: Side) -> Verdict:
     return "same" if abs(first - second) <= _ERRORS * error else _direction(before, after)
 
 
-def _stay(side: StateFigures | None, value_of: Callable[[StateFigures], int | None]) -> Side:
-    value = None if side is None else value_of(side)
+def _stay(side: StateFigures | None, ratio: float, value: int | None) -> Side:
     samples = side.figures.visit_time.count if side else 0
-    return Side(approx(value), value, samples, counted(samples, "stay"))
+    if side is None or value is None:
+        return Side(NOTHING, None, samples, counted(samples, "stay"))
+    wide = _ERRORS_EACH * sqrt(ratio * (1 - ratio) / max(samples, 1))
+    least, most = (quantile(side.stays, min(max(at, 0.0), 1.0)) for at in (ratio - wide, ratio + wide))
+    return Side(approx(value), value, samples, counted(samples, "stay"), least or 0, most or 0)
 
 
 def _tokens(side: StateFigures | None) -> Side:

@@ -23,7 +23,7 @@ from sidestream.dashboard.words import name as shown
 MOST_STATES: Final = 14
 """States that a graph can show and still be read."""
 
-_WIDE, _HIGH = 140, 62
+_WIDE, _HIGH = 140, 74
 _EDGE: Final = 12
 _LANE: Final = 20
 """Between two lanes."""
@@ -232,16 +232,16 @@ def _node(state: StateFigures, along: float, across: float, shape: _Shape) -> Ma
     text = shown(state.name)
     short = text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
     x, y = (across, along) if shape.upright else (along, across)
-    last = "sessions end here" if state.is_last else never_left(state)
-    stay = "end" if state.is_last else f"p50 {approx(state.p50_us)}"
+    last = "never left" if state.is_last else never_left(state)
+    stay = "an end" if state.is_last else f"p50 {approx(state.p50_us)}"
     return _node_text(state, (short, text), (x, y), (stay, last))
 
 
 def _node_text(state: StateFigures, names: tuple[str, str], at: tuple[float, float], words: tuple[str, str]) -> Markup:
     return Markup(
         '<g class="node{0}" transform="translate({1} {2})"><title>{3}</title><rect width="{4}" height="{5}" rx="7"/>'
-        '<text x="{6}" y="19" class="name">{7}</text><text x="{6}" y="36" class="about">{8} · {9}</text>'
-        '<text x="{6}" y="52" class="about">{10}</text></g>'
+        '<text x="{6}" y="19" class="name">{7}</text><text x="{6}" y="35" class="about">{8}</text>'
+        '<text x="{6}" y="50" class="about">{9}</text><text x="{6}" y="65" class="about">{10}</text></g>'
     ).format(
         " last" if state.is_last else "",
         f"{at[0]:.0f}",

@@ -31,7 +31,7 @@ from sidestream.dashboard.pipeline_rows import (
     memory_words,
     producers_of,
 )
-from sidestream.dashboard.view import LiveSession, View
+from sidestream.dashboard.view import NOW_MINUTES, LiveSession, View
 from sidestream.dashboard.words import (
     change,
     dollars_short,
@@ -43,7 +43,7 @@ from sidestream.dashboard.words import (
     time_short,
 )
 
-_COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
+_COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
 _MOST_NAMED: Final = 3
 _MOST_SESSIONS_SHOWN: Final = 25
@@ -154,7 +154,12 @@ class Panels:
         totals = self.view.totals
         if not totals.unpriced_requests:
             return ""
-        return f"{counted(totals.unpriced_requests, 'request')}, {amount(totals.unpriced_tokens)} tokens"
+        return counted(totals.unpriced_requests, "request")
+
+    def now_is_more(self) -> bool:
+        """Whether requests of the last minutes had no known price, so that "now" is at least so much."""
+        minutes = self.view.pace.minutes[-NOW_MINUTES:] if self.view.pace else ()
+        return any(point.figures.unpriced_requests for point in minutes)
 
     def by_name_of_model(self) -> list[Group]:
         """Return the models, the dearest first."""
@@ -227,15 +232,15 @@ class Panels:
         shown, heard = len(self.sessions_shown()), self.heard_of()
         total, at_least = self.view.sessions_of_range
         least = "at least " if at_least else ""
-        whole = f"{least}{counted(total, 'session')} did something in the whole hours of this range"
         since = self.view.live_look.since_ms if self.view.live_look else None
-        back = f" (back to {instant(since / 1_000)} UTC)" if since else ""
-        tells = f"the stream{back} still tells where {heard:,} of them stand" if heard else "the stream tells of none"
-        if self.view.address.narrowed:
-            whole += ", whatever the filters"
-            tells = tells.replace(" of them", " of those that the filters service and state leave")
-        end = f", and the {shown} that need a look first are listed" if shown < heard else ""
-        return f"{whole}; {tells}{end}."
+        back = f", from {instant(since / 1_000)} UTC on," if since else ""
+        narrowed = " (with these filters)" if self.view.address.narrowed else ""
+        why = "those that need a look first" if shown < heard else "all of them"
+        return (
+            f"Shown are {shown:,} of {heard:,} sessions{narrowed}, {why}: the {heard:,} were active in this range, and "
+            f"the stream still tells{back} where they stand. Counted are {least}{counted(total, 'session')} with "
+            "requests, runs or errors in the whole hours of this range."
+        )
 
     def balance(self) -> list[BalanceRow]:
         """Return the sums that must be equal, in words."""
