@@ -232,8 +232,8 @@ def _node(state: StateFigures, along: float, across: float, shape: _Shape) -> Ma
     text = shown(state.name)
     short = text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
     x, y = (across, along) if shape.upright else (along, across)
-    last = "never left" if state.is_last else never_left(state)
-    stay = "an end" if state.is_last else f"p50 {approx(state.p50_us)}"
+    last = "end here" if state.is_last else never_left(state)
+    stay = "sessions" if state.is_last else f"p50 {approx(state.p50_us)}"
     return _node_text(state, (short, text), (x, y), (stay, last))
 
 

@@ -7,11 +7,12 @@ from typing import Final
 
 from msgspec import Struct
 
+from consumers import measures as code
 from consumers.alerts.rules import Where
 from consumers.alerts.store import AlertRow
-from consumers.state import OTHER
+from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.completeness import COST, METRICS
-from consumers.views.figures import Dimension, Figures, Group, Timing, groups_of
+from consumers.views.figures import Figures, Group, Timing
 from consumers.views.inflight import InFlight
 from consumers.views.report import Report
 from consumers.views.states import StateFigures
@@ -143,11 +144,13 @@ class Panels:
 
     def _colours(self, by: str) -> dict[str, str]:
         """Return the colour of the busiest names of a dimension: the same on every chart, whatever is filtered."""
-        cells = self.view.look.cells
-        dimension: Dimension = "model" if by == "model" else "agent"
-        groups = [group for group in groups_of(cells.of_metrics, cells.of_cost, dimension) if group.name != OTHER]
-        busiest = sorted(groups, key=lambda group: (-group.figures.total_tokens, group.name))
-        return {group.name: colour for group, colour in zip(busiest, _COLOURS, strict=False)}
+        place = CELL_DIMENSIONS.index(by)
+        tokens: dict[str, int] = {}
+        for cell, measures in self.view.look.cells.of_metrics.items():
+            found = cell[place]
+            tokens[found] = tokens.get(found, 0) + measures.get(code.INPUT, 0) + measures.get(code.OUTPUT, 0)
+        busiest = sorted((found for found in tokens if found != OTHER), key=lambda found: (-tokens[found], found))
+        return dict(zip(busiest, _COLOURS, strict=False))
 
     def unpriced_row(self) -> str:
         """Return the requests that are in no sum of money, in words; empty where there are none."""

@@ -55,6 +55,8 @@ class BalanceRow(Struct, frozen=True):
     holds: bool
     least: bool = False
     """Whether something was too much to be counted whole, so that nobody can say if it holds."""
+    reckoned: bool = False
+    """Whether a part is the rest of the sum, so that it always holds."""
 
 
 def balance_of(status: Status) -> list[BalanceRow]:
@@ -75,6 +77,7 @@ def balance_of(status: Status) -> list[BalanceRow]:
                 f"{sum(presence.appended for presence in presences):,} by the producers above + {gone:,} by those that "
                 "left more than a day ago, and by backfills",
                 holds=True,
+                reckoned=True,
             )
         )
     return rows + [_handler_balance(name, units[name]) for name in sorted(units)]

@@ -14,7 +14,7 @@ from playing import playing
 from sidestream.dashboard.address import VIEWS
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
-COLOURS: Final = (255, 96, 48, 32)
+COLOURS: Final = (255, 160, 128)
 """A flat page needs no more, and its picture takes half; fewer where that is still too much."""
 
 MOST_BYTES: Final = 100_000
@@ -44,7 +44,7 @@ def _take(tab: Tab, address: str, file: Path) -> None:
     tab.open(address)
     # The second read knows how fast the handlers are.
     tab.wait("Number(document.documentElement.dataset.updates || 0) >= 2")
-    picture = Image.open(io.BytesIO(tab.picture(most_high=1_900))).convert("RGB")
+    picture = Image.open(io.BytesIO(tab.picture(most_high=1_500))).convert("RGB")
     size = MOST_BYTES
     for most in COLOURS:
         _with_few_colours(picture, most).save(file, optimize=True)
