@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from consumers.alerts.rules import Rule, Severity, Unit
+from consumers.alerts.rules import Rule, Severity, Unit, Where
 from consumers.windows import Resolution, cover
 
 Status: TypeAlias = Literal["inactive", "pending", "firing"]
@@ -38,7 +38,8 @@ class RuleState(Struct, frozen=True, kw_only=True):
     """Where a rule stands; one stored row. Times are watermarks, in seconds since 1970.
 
     `rule` is the hash of the rule it belongs to, `since_s` when `status` began, `watermark_s` up to where it was
-    evaluated, `incident` the last one's id. The rest is the rule's as it was then, for readers that have no rules file.
+    evaluated, `incident` the last one's id, `detail` what its value is made of now. The rest is the rule's as it was
+    then, for readers that have no rules file; None of it in a row of before it was stored.
     """
 
     rule: str
@@ -51,6 +52,9 @@ class RuleState(Struct, frozen=True, kw_only=True):
     window_s: int = 0
     severity: Severity = "warning"
     incident: str = ""
+    where: Where | None = None
+    for_s: int | None = None
+    detail: str = ""
     v: int = STATE_VERSION
 
 
@@ -111,6 +115,9 @@ def evaluate(
         watermark_s=end_s,
         value=facts.value,
         severity=rule.severity,
+        where=rule.where,
+        for_s=rule.for_s,
+        detail=facts.detail,
     )
     if status == "firing" and state.status != "firing":
         after = replace(after, incident=f"{rule.name}:{state.rule[:8]}:{end_s}")
@@ -135,6 +142,8 @@ def _fresh(rule: Rule, end_s: int) -> RuleState:
         unit=rule.unit,
         window_s=rule.window_s,
         severity=rule.severity,
+        where=rule.where,
+        for_s=rule.for_s,
     )
 
 

@@ -53,7 +53,7 @@ def token_facts(rule: Rule, windows: Sequence[_Cells]) -> Facts:
     if not by_agent:
         return Facts(0)
     most = max(by_agent, key=lambda agent: (by_agent[agent], agent))
-    return Facts(sum(by_agent.values()), f"most by agent {most!r}: {by_agent[most]} tokens")
+    return Facts(sum(by_agent.values()), f"most by agent {most!r}: {by_agent[most]:,} tokens")
 
 
 def slow_facts(rule: Rule, operations: Sequence[Operation]) -> Facts:

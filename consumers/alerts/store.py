@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from consumers.alerts.evaluate import STATE_VERSION, RuleState, Status, Transition
-from consumers.alerts.rules import Severity, Unit
+from consumers.alerts.rules import Severity, Unit, Where
 from pipeline.connection import Arg, AsyncServer
 from pipeline.errors import PermanentError
 from pipeline.keys import Keys
@@ -49,6 +49,11 @@ class AlertRow(Struct, frozen=True, kw_only=True):
     since_s: int
     watermark_s: int
     incident: str
+    where: Where | None = None
+    """What it looks at; None in a row of before this was stored, as `for_s`."""
+    for_s: int | None = None
+    detail: str = ""
+    """What its value is made of now."""
 
 
 class Incident(Struct, frozen=True, kw_only=True):
@@ -137,6 +142,9 @@ def _alert_row(name: str, state: RuleState) -> AlertRow:
         since_s=state.since_s,
         watermark_s=state.watermark_s,
         incident=state.incident,
+        where=state.where,
+        for_s=state.for_s,
+        detail=state.detail,
     )
 
 

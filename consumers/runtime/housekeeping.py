@@ -145,10 +145,11 @@ class Housekeeper:
 
     def presence(self) -> Mapping[str, str]:
         """Return what the worker that keeps house says of itself, for `sidestream status`."""
-        hours = self._rate.hours_left
+        hours, growth = self._rate.hours_left, self._rate.bytes_per_hour
         return {
             "memory_limit": str(self._reading.limit),
             "memory_hours_left": "" if hours is None else f"{hours:.1f}",
+            "memory_bytes_per_hour": "" if growth is None else f"{growth:.0f}",
         }
 
     async def _read_memory(self) -> MemoryReading:

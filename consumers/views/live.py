@@ -4,7 +4,7 @@ Keeps: what nobody told is None; a state that the part of the stream that was lo
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -34,7 +34,7 @@ _LEAST_VISITS: Final = 20
 
 
 class LiveLook(Struct, frozen=True):
-    """Sessions as the stream last told of them, and what the state counted of those that are shown.
+    """Sessions as the stream last told of them, and what the state counted of those heard of last.
 
     `since_ms`: from which broker time on the stream was looked at, None where it was empty.
     """
@@ -65,13 +65,14 @@ class LiveSession(Struct, frozen=True):
     errors: int | None
 
 
-async def read_live(reader: StateReader, follower: SessionFollower, most: int) -> LiveLook:
-    """Read up to `most` sessions, the last to be heard of first.
+async def read_live(reader: StateReader, follower: SessionFollower, most: int, hung: Collection[str] = ()) -> LiveLook:
+    """Read sessions, the last to be heard of first, and what was counted of `most` of them, of `hung` ones first.
 
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
-    sessions = (await follower.look(reader.partitions))[:most]
+    everyone = await follower.look(reader.partitions)
+    sessions = sorted(everyone, key=lambda seen: seen.session not in hung)[:most]
     now_s = int((await reader.server.call("TIME"))[0])
     # The hours that the shown sessions can have begun in, as far as hours of names are kept.
     first_s = min((seen.first_us // US_PER_S for seen in sessions), default=now_s)
@@ -80,7 +81,7 @@ async def read_live(reader: StateReader, follower: SessionFollower, most: int) -
     counted_range = Range(names[0][1], names[-1][1] + names[-1][0].width_s)
     completeness = await read_completeness(reader, (now_s, now_s))
     counted = await read_rows(reader, names, completeness, "session", [seen.session for seen in sessions])
-    return LiveLook(time.time_ns() // 1_000, follower.since_ms, sessions, counted, counted_range)
+    return LiveLook(time.time_ns() // 1_000, follower.since_ms, everyone, counted, counted_range)
 
 
 def live_sessions(look: LiveLook, states: Sequence[StateFigures], open_now: Sequence[InFlight]) -> list[LiveSession]:
@@ -97,7 +98,8 @@ def live_sessions(look: LiveLook, states: Sequence[StateFigures], open_now: Sequ
         session = row.operation.session
         open_ms[session] = max(row.open_ms, open_ms.get(session, 0))
     rows = [_live(seen, look, by_name, open_ms.get(seen.session)) for seen in look.sessions]
-    return sorted(rows, key=lambda row: STANDINGS.index(row.standing))
+    # Of those that stand alike, the ones whose figures were read.
+    return sorted(rows, key=lambda row: (STANDINGS.index(row.standing), row.total_tokens is None))
 
 
 def standings_of(rows: Sequence[LiveSession]) -> dict[str, int]:

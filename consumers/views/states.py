@@ -6,7 +6,7 @@ Keeps:
   and its last state is never left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -14,7 +14,7 @@ from msgspec import Struct
 from consumers import measures as code
 from consumers.histogram import buckets_of, quantile
 from consumers.state import CELL_DIMENSIONS, OTHER, Measures, merge
-from consumers.views.figures import Cells, Figures, figures_of, groups_of
+from consumers.views.figures import Cells, Figures, Group, figures_of, groups_of
 
 _STATE: Final = CELL_DIMENSIONS.index("state")
 _VERSION: Final = CELL_DIMENSIONS.index("version")
@@ -22,11 +22,15 @@ _MEDIAN: Final = 0.5
 
 
 class StateFigures(Struct, frozen=True):
-    """What is known of one state: its figures, and the median of how long it lasted (within 4.4 %)."""
+    """What is known of one state: its figures, and the median of how long it lasted (within 4.4 %).
+
+    `stays` is the histogram of how long visits lasted, bucket -> count.
+    """
 
     name: str
     figures: Figures
     p50_us: int | None
+    stays: Mapping[int, int] = {}
 
     @property
     def entered(self) -> int:
@@ -44,18 +48,26 @@ class StateFigures(Struct, frozen=True):
         return max(self.entered, self.left)
 
     @property
+    def never_left(self) -> int:
+        """Visits that have begun and not ended, as far as both were told: still going on, abandoned, or at an end."""
+        return max(0, self.entered - self.left)
+
+    @property
     def is_last(self) -> bool:
         """Whether sessions end here: entered, and never left."""
         return self.entered > 0 and self.left == 0
 
     @property
     def tokens_a_visit(self) -> int | None:
-        """Tokens of the requests made in it, by its visits."""
+        """Tokens of all requests made in it, by the visits that are known: at most so many in the mean.
+
+        Requests of sessions whose way into it nobody told, or told before the range, are in it without a visit.
+        """
         return _mean(self.figures.total_tokens, self.visits)
 
     @property
     def nano_usd_a_visit(self) -> int | None:
-        """Cost of the requests made in it, by its visits."""
+        """Cost of all requests made in it, by the visits that are known: as `tokens_a_visit`."""
         cost = self.figures.known_cost_nano_usd
         return None if cost is None else _mean(cost, self.visits)
 
@@ -80,7 +92,7 @@ def states_of(of_metrics: Cells, of_cost: Cells) -> list[StateFigures]:
     """Return what is known of every state, the most visited first, what a cap hid last."""
     visits = _visit_measures(of_metrics)
     found = [
-        StateFigures(group.name, group.figures, _median(visits.get(group.name, {})))
+        _state(group, buckets_of(visits.get(group.name, {}), code.VISIT_US))
         for group in groups_of(of_metrics, of_cost, "state")
     ]
     # What belongs to no state is none.
@@ -124,9 +136,9 @@ def _visit_measures(of_metrics: Cells) -> dict[str, Measures]:
     return found
 
 
-def _median(measures: Measures) -> int | None:
-    found = quantile(buckets_of(measures, code.VISIT_US), _MEDIAN)
-    return None if found is None else round(found)
+def _state(group: Group, stays: Mapping[int, int]) -> StateFigures:
+    median = quantile(stays, _MEDIAN)
+    return StateFigures(group.name, group.figures, None if median is None else round(median), stays)
 
 
 def _mean(total: int, count: int) -> int | None:

@@ -101,6 +101,7 @@ def state_document(state: StateFigures | None) -> dict[str, object] | None:
         "over_cap": state.name == OTHER,
         "entered": state.entered,
         "left": state.left,
+        "never_left": state.never_left,
         **visit_document(state),
         "time_in_state": {**timing_document(state.figures.visit_time), "p50_us": state.p50_us},
     }

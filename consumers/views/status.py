@@ -47,6 +47,7 @@ class WorkerPresence(Struct, frozen=True):
     memory_limit: int = 0
     """Bytes that the server may use, as the one that keeps house knows; 0 where it is another, or there is no limit."""
     memory_hours_left: float | None = None
+    memory_bytes_per_hour: float | None = None
 
 
 class ProducerStatus(Struct, frozen=True):
@@ -67,12 +68,14 @@ class Memory(Struct, frozen=True):
     """The server's memory in bytes; `limit` is 0 where there is none.
 
     `hours_left` at the rate of the last hour, as the worker that keeps house reckons; None where it cannot say.
+    `bytes_per_hour` is that rate; None where memory has not been watched for five minutes.
     """
 
     used: int
     limit: int
     level: Level = "ok"
     hours_left: float | None = None
+    bytes_per_hour: float | None = None
 
 
 class Stalled(Struct, frozen=True):
@@ -217,7 +220,9 @@ async def _memory(server: AsyncServer, workers: Sequence[WorkerPresence]) -> Mem
         int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0)) or max(budgets, default=0)
     )
     hours = [worker.memory_hours_left for worker in workers if worker.memory_hours_left is not None]
-    return Memory(reading.used, reading.limit, reading.level, min(hours, default=None))
+    growths = [worker.memory_bytes_per_hour for worker in workers if worker.memory_bytes_per_hour is not None]
+    left, growth = min(hours, default=None), max(growths, default=None)
+    return Memory(reading.used, reading.limit, reading.level, left, growth)
 
 
 async def _workers(server: AsyncServer, keys: Keys) -> list[WorkerPresence]:
@@ -238,6 +243,7 @@ async def _workers(server: AsyncServer, keys: Keys) -> list[WorkerPresence]:
                     _TROUBLES.decode(record.get("troubles", "[]")),
                     int(record.get("memory_limit") or 0),
                     float(hours) if (hours := record.get("memory_hours_left")) else None,
+                    float(growth) if (growth := record.get("memory_bytes_per_hour")) else None,
                 )
             )
     return sorted(found, key=lambda worker: worker.name)

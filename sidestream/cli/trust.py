@@ -25,6 +25,10 @@ class Trust(Struct, frozen=True):
     as_of_ms: int | None
     missing: list[str]
     pending: list[str]
+    late_ms: int | None = None
+    """How old `as_of_ms` was at the look."""
+    priced_ratio: float | None = None
+    """The part (0-1) of requests whose price is known; None of none, and where nobody asked."""
 
 
 def judged(found: Completeness, from_s: int, now_s: int, *, is_stale: bool = False, letters: str = "") -> Trust:
@@ -39,7 +43,8 @@ def judged(found: Completeness, from_s: int, now_s: int, *, is_stale: bool = Fal
     """
     missing = list(_missing(found, from_s, letters or "see `sidestream dlq ls`"))
     verdict, sentence = _verdict(found, missing, from_s, now_s, is_stale=is_stale)
-    return Trust(verdict, sentence, found.as_of_ms, missing, list(_pending(found)))
+    late_ms = None if found.as_of_ms is None else max(0, now_s * _MS - found.as_of_ms)
+    return Trust(verdict, sentence, found.as_of_ms, missing, list(_pending(found)), late_ms)
 
 
 def _verdict(

@@ -7,6 +7,7 @@ Keeps:
 """
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import floor, log10
 from typing import Final, Protocol
@@ -34,7 +35,10 @@ _STEPS_S: Final = (
 _GAP: Final = 0.14
 """Of the room of a column, left free on each side."""
 
-_ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 12)
+_ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 4.8, 6, 8, 10, 12)
+"""Ends of axes whose quarters are round as well."""
+
+_QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)
 _ROUND_TIMES_S: Final = (
     *(minutes * MINUTE_S for minutes in (2, 4, 6, 8, 10, 20, 30, 40)),
     *(hours * HOUR_S for hours in (1, 2, 4, 6, 8, 12, 24)),
@@ -71,6 +75,8 @@ class Chart:
     columns: bool = False
     axis_of: Callable[[float], float] | None = None
     """What the axis ends at, for a highest value; else a round number."""
+    whole: tuple[float, float] | None = None
+    """From when until when (seconds) it is known: a step that reaches beyond is a part, drawn faintly and called so."""
 
     @property
     def empty(self) -> bool:
@@ -81,24 +87,30 @@ class Chart:
         """Return the chart: axes, lines, and what a script needs to say what is under the pointer."""
         top = (self.axis_of or round_up)(max((v for s in self.series for v in s.values if v is not None), default=0))
         body = Markup("").join(
-            _columns(series, top) if self.columns else _line(series, top, area=place == 0)
+            _columns(series, top, self._parts) if self.columns else _line(series, top, area=place == 0)
             for place, series in enumerate(self.series)
         )
         grid = Markup("").join(
             Markup('<line x1="0" x2="1000" y1="{0}" y2="{0}" class="grid"/>').format(_y(top * part, top))
-            for part in (0, 0.5, 1)
+            for part in _QUARTERS
+        )
+        marks = Markup("").join(
+            Markup('<text x="100%" y="{}%" dy="0.33em">{}</text>').format(
+                _y(top * part, top), self.say_axis(top * part)
+            )
+            for part in _QUARTERS
         )
         return Markup(
             '<div class="plot" role="img" aria-label="{title}" tabindex="0" data-chart="{data}">'
-            '<div class="yaxis" aria-hidden="true"><span>{high}</span><span>{half}</span><span>{low}</span></div>'
-            '<svg class="lines" viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true">{grid}{body}</svg>'
+            '<svg class="yaxis" aria-hidden="true">{marks}</svg>'
+            '<svg class="lines" viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true">'
+            "{parts}{grid}{body}</svg>"
             '<svg class="xaxis" aria-hidden="true">{labels}</svg></div>'
         ).format(
             title=self._summary(),
             data=self._data(),
-            high=self.say_axis(top),
-            half=self.say_axis(top / 2),
-            low=self.say_axis(0),
+            marks=marks,
+            parts=Markup("") if self.columns else _bands(self._parts, len(self.starts)),
             grid=grid,
             body=body,
             labels=self._labels(),
@@ -123,8 +135,26 @@ class Chart:
         return msgspec.json.encode({"labels": labels, "series": series}).decode()
 
     def label(self, start_s: int) -> str:
-        """Return how a step is called."""
-        return clock(start_s, DAY_S) if self.step_s >= DAY_S else day_and_clock(start_s)
+        """Return how a step is called, and whether it is a part of one."""
+        name = clock(start_s, DAY_S) if self.step_s >= DAY_S else day_and_clock(start_s)
+        if self.whole is None:
+            return name
+        if start_s + self.step_s > self.whole[1]:
+            return f"{name}, so far"
+        return f"{name}, from {clock(self.whole[0])}" if start_s < self.whole[0] else name
+
+    @property
+    def partial(self) -> bool:
+        """Whether any step is a part of one."""
+        return bool(self._parts)
+
+    @property
+    def _parts(self) -> AbstractSet[int]:
+        """Places of steps that reach beyond what is known."""
+        if self.whole is None:
+            return frozenset()
+        first_s, end_s = self.whole
+        return {n for n, at in enumerate(self.starts) if at < first_s or at + self.step_s > end_s}
 
     def _labels(self) -> Markup:
         if not self.starts:
@@ -135,7 +165,11 @@ class Chart:
         at_s = range(first_s - first_s % apart_s + apart_s * bool(first_s % apart_s), end_s, apart_s)
         # Of a column the label stands below its middle.
         shift_s = self.step_s / 2 if self.columns and self.step_s >= DAY_S else 0
-        found = [(100 * (time_s + shift_s - first_s) / wide_s, clock(time_s, apart_s)) for time_s in at_s]
+        # At midnight the day says more than the hour.
+        found = [
+            (100 * (time_s + shift_s - first_s) / wide_s, clock(time_s, apart_s if time_s % DAY_S else DAY_S))
+            for time_s in at_s
+        ]
         return Markup("").join(
             Markup('<text x="{}%" y="11">{}</text>').format(f"{place:.2f}", text)
             for place, text in found
@@ -193,14 +227,12 @@ def bar(ratio: float | None, colour: str = "c1", mark: float | None = None) -> M
 
 
 def round_up(value: float) -> float:
-    """Return the next number that is round, and whose half is round as well."""
+    """Return the next number that is round, and whose quarters are round as well."""
     if value <= 0:
         return 1
     power = 10.0 ** floor(log10(value))
     # A sum of floats may be a hair above the round number that it is.
-    return next(
-        power * part for part in (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10, 12) if value <= power * part * 1.000001
-    )
+    return next(power * part for part in _ROUND if value <= power * part * _HAIR)
 
 
 def round_up_time(value_us: float) -> float:
@@ -242,12 +274,22 @@ def _joined(points: Sequence[tuple[str, str]]) -> str:
     return " L".join(f"{x} {y}" for x, y in points)
 
 
-def _columns(series: Series, top: float) -> Markup:
+def _bands(parts: AbstractSet[int], count: int) -> Markup:
+    """Return what lies behind a line where a step is a part of one."""
+    wide = _WIDTH / max(count, 1)
+    return Markup("").join(
+        Markup('<rect class="part" x="{}" y="0" width="{}" height="100"/>').format(f"{n * wide:.1f}", f"{wide:.1f}")
+        for n in sorted(parts)
+    )
+
+
+def _columns(series: Series, top: float, parts: AbstractSet[int]) -> Markup:
     """Return columns; a second series stands in front of the first, at the same place: it is a part of it."""
     wide = _WIDTH / max(len(series.values), 1)
     return Markup("").join(
-        Markup('<rect class="column {}" x="{}" y="{}" width="{}" height="{}"/>').format(
+        Markup('<rect class="column {}{}" x="{}" y="{}" width="{}" height="{}"/>').format(
             series.colour,
+            " part" if number in parts else "",
             f"{(number + _GAP) * wide:.2f}",
             _y(value, top),
             f"{wide * (1 - 2 * _GAP):.2f}",

@@ -12,7 +12,7 @@ from consumers.views.report_json import report_json
 from consumers.views.states_json import comparison_document, edges_document, session_document, state_document
 from consumers.views.trend import Point
 from sidestream.dashboard.address import ViewName, instant
-from sidestream.dashboard.sources import DaysLook
+from sidestream.dashboard.sources import MOST_SESSIONS, DaysLook
 from sidestream.dashboard.trust import trust_of
 from sidestream.dashboard.view import View
 
@@ -170,7 +170,8 @@ def _sessions(view: View) -> dict[str, object] | None:
     return {
         "since": instant_ms_document(look.since_ms),
         "counted": {"from": instant(look.counted_range.from_s), "until": instant(look.counted_range.until_s)},
-        "rows": [session_document(row) for row in view.live_sessions],
+        "of_stream": len(view.live_sessions),
+        "rows": [session_document(row) for row in view.live_sessions[:MOST_SESSIONS]],
     }
 
 

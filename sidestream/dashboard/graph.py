@@ -1,10 +1,13 @@
-"""The graph of an application's states, drawn as SVG: in layers from where sessions begin, ways back below.
+"""The graph of an application's states, drawn as SVG: states in a row, ways on above it, ways back below.
 
-Keeps: nothing is hidden without a word: what has no room stands in the table.
+Keeps:
+- Nothing is hidden without a word: what has no room stands in the table.
+- No two ways share a lane where they overlap, and none an end: each can be followed, and its count stands on a free
+  stretch of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Final
 
@@ -13,85 +16,251 @@ from markupsafe import Markup
 from consumers.state import OTHER
 from consumers.views.rankings import Edge
 from consumers.views.states import StateFigures
-from sidestream.cli.human import amount, duration
+from sidestream.cli.human import amount, counted, percent
+from sidestream.dashboard.words import approx
 from sidestream.dashboard.words import name as shown
 
 MOST_STATES: Final = 14
 """States that a graph can show and still be read."""
 
-_WIDE, _HIGH = 128, 46
-_APART_X, _APART_Y = 74, 34
-_EDGE: Final = 16
-_LIFT, _LIFT_MORE, _MOST_LIFTS = 40, 13, 3
-"""How far above the states a way over two layers swings, and one over more."""
-_MOST_CHARS: Final = 16
+_WIDE, _HIGH = 140, 74
+_EDGE: Final = 12
+_LANE: Final = 20
+"""Between two lanes."""
+
+_ROUND: Final = 8
+"""Radius of a corner."""
+
+_LETTER: Final = 7
+"""Width of a digit of a count, and the room beside it."""
+
+_MOST_CHARS: Final = 17
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    x: float
-    y: float
+class _Shape:
+    """How the row runs: along it a state is `long`, the next one `gap` further; across it is `deep`."""
+
+    upright: bool
+    long: int
+    deep: int
+    gap: int
 
 
-def state_graph(states: Sequence[StateFigures], edges: Sequence[Edge]) -> Markup:
-    """Return the graph of the most visited states; nothing where there is no transition."""
+_LYING: Final = _Shape(upright=False, long=_WIDE, deep=_HIGH, gap=62)
+_UPRIGHT: Final = _Shape(upright=True, long=_HIGH, deep=_WIDE, gap=34)
+
+
+@dataclass(slots=True)
+class _Way:
+    """One transition: from which place in the row to which, on which lane, and where its ends stand on their states."""
+
+    edge: Edge
+    first: int
+    last: int
+    lane: int = 0
+    ends: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    @property
+    def on(self) -> bool:
+        """Whether it runs above, with the row; a way back runs below."""
+        return self.last >= self.first
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The places between which it runs."""
+        return min(self.first, self.last), max(self.first, self.last)
+
+
+def state_graph(states: Sequence[StateFigures], edges: Sequence[Edge], *, upright: bool = False) -> Markup:
+    """Return the graph of the most visited states; nothing where there is no transition.
+
+    Args:
+        states: The most visited first.
+        edges: Transitions between them.
+        upright: From top to bottom, for a narrow screen.
+    """
     known = {state.name: state for state in states[:MOST_STATES] if state.name != OTHER}
     drawn = [edge for edge in edges if edge.from_state in known and edge.to_state in known]
     if not drawn:
         return Markup("")
-    layers = _layers(list(known), drawn)
-    places = _places(layers)
-    backs = sum(1 for edge in drawn if places[edge.to_state].x <= places[edge.from_state].x)
-    wide = max(place.x for place in places.values()) + _WIDE + _EDGE
-    high = max(place.y for place in places.values()) + _HIGH + _EDGE + min(backs, 5) * 18
+    shape = _UPRIGHT if upright else _LYING
+    order = in_order(list(known), drawn)
+    ways = [_Way(edge, order.index(edge.from_state), order.index(edge.to_state)) for edge in drawn]
+    above, below = _lanes([way for way in ways if not _is_next(way) and way.on]), _lanes([w for w in ways if not w.on])
+    _set_ends(ways, shape)
+    top = _EDGE + (above + 1) * _LANE if above else _EDGE
+    long = 2 * _EDGE + len(order) * shape.long + (len(order) - 1) * shape.gap
+    deep = top + shape.deep + ((below + 1) * _LANE if below else 0) + _EDGE
+    wide, high = (deep, long) if upright else (long, deep)
     most = max(edge.count for edge in drawn)
-    ways = [
-        _drawn(edge, _way(places[edge.from_state], places[edge.to_state], number, high), sqrt(edge.count / most))
-        for number, edge in enumerate(sorted(drawn, key=lambda edge: edge.count))
+    lines = [_drawn(way, shape, top, ways, sqrt(way.edge.count / most)) for way in ways]
+    nodes = [
+        _node(known[name], _EDGE + place * (shape.long + shape.gap), top, shape) for place, name in enumerate(order)
     ]
-    nodes = [_node(known[state], place) for state, place in places.items()]
+    mark = "upright" if upright else "lying"
     return Markup(
-        '<svg class="graph" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" '
+        '<svg class="graph {4}" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">'
+        '<defs><marker id="arrow-{4}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" '
         'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0 L8 4 L0 8 Z"/></marker></defs>{3}</svg>'
     ).format(
         f"{wide:.0f}",
         f"{high:.0f}",
         f"{len(known)} states and {len(drawn)} transitions between them; the table below says the same",
-        Markup("").join([*(path for path, _ in ways), *nodes, *(count for _, count in ways)]),
+        Markup("").join([*(line for line, _ in lines), *nodes, *(count for _, count in lines)]),
+        mark,
     )
 
 
-def _drawn(edge: Edge, way: tuple[str, float, float], share: float) -> tuple[Markup, Markup]:
+def in_order(names: Sequence[str], edges: Sequence[Edge]) -> list[str]:
+    """Return states in the order in which sessions go through them; what no transition touches comes last."""
+    touched = {state for edge in edges for state in (edge.from_state, edge.to_state)}
+    layers = _layers(
+        [name for name in names if name in touched], [e for e in edges if {e.from_state, e.to_state} <= {*names}]
+    )
+    return [*(name for layer in layers for name in layer), *(name for name in names if name not in touched)]
+
+
+def _is_next(way: _Way) -> bool:
+    return way.last == way.first + 1
+
+
+def _lanes(ways: Sequence[_Way]) -> int:
+    """Give each way a lane, the short ones nearest to the row; return how many there are."""
+    taken: list[list[tuple[int, int]]] = []
+    for way in sorted(ways, key=lambda way: (way.span[1] - way.span[0], way.span)):
+        low, high = way.span
+        lane = next(
+            (n for n, spans in enumerate(taken) if all(high <= one or low >= other for one, other in spans)),
+            len(taken),
+        )
+        if lane == len(taken):
+            taken.append([])
+        taken[lane].append((low, high))
+        way.lane = lane
+    return len(taken)
+
+
+def _set_ends(ways: Sequence[_Way], shape: _Shape) -> None:
+    """Spread the ends of ways over the side of each state: those that come from before it stand before the others."""
+    for on in (True, False):
+        ends: dict[int, list[tuple[tuple[int, int, int], _Way, int]]] = {}
+        for way in ways:
+            if way.on is not on or _is_next(way):
+                continue
+            wide = way.span[1] - way.span[0]
+            for end, place, other in ((0, way.first, way.last), (1, way.last, way.first)):
+                # Of ways to the same side the longer runs outside the shorter, and must not cross it.
+                side = (other > place) - (other < place)
+                ends.setdefault(place, []).append(((side, -side * wide, end), way, end))
+        for place, found in ends.items():
+            found.sort(key=lambda one: one[0])
+            begin = _EDGE + place * (shape.long + shape.gap)
+            for number, (_, way, end) in enumerate(found):
+                way.ends[end] = begin + shape.long * (number + 1) / (len(found) + 1)
+
+
+def _drawn(way: _Way, shape: _Shape, top: float, ways: Sequence[_Way], share: float) -> tuple[Markup, Markup]:
     """Return a transition's line, the heavier the larger its `share` (0-1) of the most frequent, and its count."""
-    path, x, y = way
+    points, label = _points(way, shape, top, ways)
+    if shape.upright:
+        points, label = [(across, along) for along, across in points], (label[1], label[0])
+    edge = way.edge
     line = Markup(
-        '<path class="edge" d="{}" stroke-width="{}" marker-end="url(#arrow)"><title>{}</title></path>'
-    ).format(path, f"{1 + 3.5 * share:.1f}", f"{shown(edge.from_state)} to {shown(edge.to_state)}: {edge.count:,}")
-    count = Markup('<text class="count" x="{}" y="{}">{}</text>').format(f"{x:.0f}", f"{y:.0f}", amount(edge.count))
+        '<path class="edge" d="{}" stroke-width="{}" marker-end="url(#arrow-{})"><title>{}</title></path>'
+    ).format(
+        _rounded(points),
+        f"{1.2 + 2.8 * share:.1f}",
+        "upright" if shape.upright else "lying",
+        f"{shown(edge.from_state)} to {shown(edge.to_state)}: {edge.count:,}",
+    )
+    x, y = label
+    count = Markup('<text class="count" x="{}" y="{}">{}</text>').format(f"{x:.0f}", f"{y + 4:.0f}", amount(edge.count))
     return line, count
 
 
-def _node(state: StateFigures, place: _Place) -> Markup:
+def _points(
+    way: _Way, shape: _Shape, top: float, ways: Sequence[_Way]
+) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Return where a way bends, and where its count stands, along and across the row."""
+    if _is_next(way):
+        begin = _EDGE + way.first * (shape.long + shape.gap) + shape.long
+        middle = top + shape.deep / 2
+        # Of a lying row the count stands over the line, of an upright one beside it.
+        label = (begin + shape.gap / 2 - 3, middle + (20 if shape.upright else -11))
+        return [(begin, middle), (begin + shape.gap - 1, middle)], label
+    first, last = way.ends
+    edge = top if way.on else top + shape.deep
+    lane = edge + (-1 if way.on else 1) * (way.lane + 1) * _LANE
+    arrow = edge + (-1 if way.on else 1)
+    label = (_free_stretch(way, ways), lane)
+    return [(first, edge), (first, lane), (last, lane), (last, arrow)], label
+
+
+def _free_stretch(way: _Way, ways: Sequence[_Way]) -> float:
+    """Return where on its lane a way is furthest from those that cross it, of a few places."""
+    low, high = sorted(way.ends)
+    room = _LETTER * len(amount(way.edge.count))
+    crossing = [
+        end for other in ways if other.on is way.on and other is not way for end in other.ends if other.lane >= way.lane
+    ]
+    places = [low + (high - low) * part for part in (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)]
+    return max(places, key=lambda place: min([room, *(abs(place - end) for end in crossing)]))
+
+
+def _rounded(points: Sequence[tuple[float, float]]) -> str:
+    """Return a path through points whose corners are round."""
+    parts = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        radius = min(_ROUND, _apart(before, corner) / 2, _apart(corner, after) / 2)
+        start, end = _towards(corner, before, radius), _towards(corner, after, radius)
+        parts.append(f"L{start[0]:.1f} {start[1]:.1f} Q{corner[0]:.1f} {corner[1]:.1f} {end[0]:.1f} {end[1]:.1f}")
+    parts.append(f"L{points[-1][0]:.1f} {points[-1][1]:.1f}")
+    return " ".join(parts)
+
+
+def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+
+
+def _towards(point: tuple[float, float], other: tuple[float, float], by: float) -> tuple[float, float]:
+    far = _apart(point, other) or 1
+    return point[0] + (other[0] - point[0]) * by / far, point[1] + (other[1] - point[1]) * by / far
+
+
+def _node(state: StateFigures, along: float, across: float, shape: _Shape) -> Markup:
     text = shown(state.name)
     short = text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
-    stay = "end" if state.is_last else f"p50 {duration(state.p50_us)}"
+    x, y = (across, along) if shape.upright else (along, across)
+    last = "end here" if state.is_last else never_left(state)
+    stay = "sessions" if state.is_last else f"p50 {approx(state.p50_us)}"
+    return _node_text(state, (short, text), (x, y), (stay, last))
+
+
+def _node_text(state: StateFigures, names: tuple[str, str], at: tuple[float, float], words: tuple[str, str]) -> Markup:
     return Markup(
-        '<g class="node{}" transform="translate({} {})"><title>{}</title><rect width="{}" height="{}" rx="7"/>'
-        '<text x="{}" y="19" class="name">{}</text><text x="{}" y="35" class="about">{} · {}</text></g>'
+        '<g class="node{0}" transform="translate({1} {2})"><title>{3}</title><rect width="{4}" height="{5}" rx="7"/>'
+        '<text x="{6}" y="19" class="name">{7}</text><text x="{6}" y="35" class="about">{8}</text>'
+        '<text x="{6}" y="50" class="about">{9}</text><text x="{6}" y="65" class="about">{10}</text></g>'
     ).format(
         " last" if state.is_last else "",
-        f"{place.x:.0f}",
-        f"{place.y:.0f}",
-        f"{text}: {state.visits:,} visits",
+        f"{at[0]:.0f}",
+        f"{at[1]:.0f}",
+        f"{names[1]}: {counted(state.visits, 'visit')}",
         _WIDE,
         _HIGH,
         _WIDE // 2,
-        short,
-        _WIDE // 2,
-        amount(state.visits),
-        stay,
+        names[0],
+        f"{amount(state.visits)} visits" if state.visits != 1 else "1 visit",
+        *words,
     )
+
+
+def never_left(state: StateFigures) -> str:
+    """Return how many visits were never left, in words."""
+    if not state.never_left:
+        return "all left"
+    return f"never left {amount(state.never_left)} ({percent(state.never_left / state.visits)})"
 
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> list[list[str]]:
@@ -125,44 +294,3 @@ def _reaches(pairs: Iterable[tuple[str, str]], first: str, last: str, most: int)
             break
         found |= more
     return last in found
-
-
-def _places(layers: Sequence[Sequence[str]]) -> Mapping[str, _Place]:
-    tallest = max(len(layer) for layer in layers)
-    # Room for ways that swing above the first row.
-    top = _EDGE + (_LIFT + _LIFT_MORE * min(len(layers) - 3, _MOST_LIFTS) - _HIGH / 2 + 8 if len(layers) > 2 else 14)  # noqa: PLR2004
-    found: dict[str, _Place] = {}
-    for column, layer in enumerate(layers):
-        above = (tallest - len(layer)) * (_HIGH + _APART_Y) / 2
-        for row, name in enumerate(layer):
-            found[name] = _Place(_EDGE + column * (_WIDE + _APART_X), top + above + row * (_HIGH + _APART_Y))
-    return found
-
-
-def _way(first: _Place, second: _Place, number: int, high: float) -> tuple[str, float, float]:
-    """Return the path from one state to another, and where its count stands."""
-    if first == second:
-        x, y = first.x + _WIDE / 2, first.y
-        return f"M{x - 16} {y} C{x - 24} {y - 26} {x + 24} {y - 26} {x + 16} {y - 2}", x, y - 20
-    if second.x > first.x:
-        start, end = (first.x + _WIDE, first.y + _HIGH / 2), (second.x - 1, second.y + _HIGH / 2)
-        layers = round((second.x - first.x) / (_WIDE + _APART_X))
-        # Over more than one layer it swings above, so as not to run through a state.
-        lift = -(_LIFT + _LIFT_MORE * min(layers - 2, _MOST_LIFTS)) if layers > 1 and first.y == second.y else 0
-        bend = (end[0] - start[0]) * (0.5 if layers == 1 else 0.25)
-        path = (
-            f"M{start[0]:.0f} {start[1]:.0f} C{start[0] + bend:.0f} {start[1] + lift * 1.33:.0f} "
-            f"{end[0] - bend:.0f} {end[1] + lift * 1.33:.0f} {end[0]:.0f} {end[1]:.0f}"
-        )
-        return path, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + lift - 5
-    if second.x == first.x:
-        down = second.y > first.y
-        x = first.x + _WIDE * (0.62 if down else 0.38)
-        start_y, end_y = (first.y + _HIGH, second.y - 1) if down else (first.y, second.y + _HIGH + 1)
-        return f"M{x:.0f} {start_y:.0f} L{x:.0f} {end_y:.0f}", x + 12, (start_y + end_y) / 2 + 4
-    x, y = first.x + _WIDE * 0.42, first.y + _HIGH
-    end_x, end_y = second.x + _WIDE * 0.58, second.y + _HIGH + 1
-    low = max(y, end_y) + 26 + (number % 5) * 15
-    low = min(low, high + 14)
-    path = f"M{x:.0f} {y:.0f} C{x:.0f} {low:.0f} {end_x:.0f} {low:.0f} {end_x:.0f} {end_y:.0f}"
-    return path, (x + end_x) / 2, (max(y, end_y) + 3 * low) / 4 + 3

@@ -19,7 +19,8 @@ from pipeline.units import US_PER_MS, format_duration_s
 from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
 from sidestream.dashboard import charts, words
 from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, parse_address
-from sidestream.dashboard.graph import MOST_STATES, state_graph
+from sidestream.dashboard.comparison import LEAST_SAMPLES
+from sidestream.dashboard.graph import MOST_STATES, never_left, state_graph
 from sidestream.dashboard.panels import Panels
 from sidestream.dashboard.trust import trust_of
 from sidestream.dashboard.view import View
@@ -94,7 +95,7 @@ def _context(view: View) -> dict[str, object]:
 
 
 def _timing_words(timing: Timing) -> str:
-    return f"mean {duration(timing.mean_us)}, p95 {duration(timing.p95_us)}" if timing.count else NOTHING
+    return f"mean {duration(timing.mean_us)}, p95 {words.approx(timing.p95_us)}" if timing.count else NOTHING
 
 
 def duration_ms(time_ms: float | None) -> str:
@@ -114,6 +115,20 @@ def asset_address(name: str) -> str:
     return f"/assets/{name}?v={asset(name)[1]}"
 
 
+_EVERYTHING: Final = frozenset({"range", *DIMENSIONS})
+_INERT: Final[dict[str, tuple[frozenset[str], str]]] = {
+    "alerts": (
+        _EVERYTHING,
+        "Range and filters do not apply here: each rule has its own window, and looks at what it says.",
+    ),
+    "pipeline": (_EVERYTHING, "Range and filters do not apply here: this is the pipeline as a whole, as it is now."),
+    "sessions": (
+        frozenset({"environment", "tenant", "agent", "model"}),
+        "Of the filters only service and state apply here: sessions are counted with no other dimension.",
+    ),
+}
+"""What of range and filters says nothing on a view, and why."""
+
 _COMMON: Final[dict[str, object]] = {
     "asset": asset_address,
     "version": VERSION,
@@ -122,6 +137,9 @@ _COMMON: Final[dict[str, object]] = {
     "dimensions": DIMENSIONS,
     "charts": charts,
     "state_graph": state_graph,
+    "never_left": never_left,
+    "inert": _INERT,
+    "least_samples": LEAST_SAMPLES,
     "most_states": MOST_STATES,
     "now_minutes": NOW_MINUTES,
     "cost_of": words.cost_of,
@@ -151,6 +169,7 @@ _FILTERS: Final = {
     "ago": words.ago,
     "rate": words.rate,
     "timing": _timing_words,
+    "approx": words.approx,
     "rule_value": words.rule_value,
 }
 

@@ -1,30 +1,47 @@
 """What panels need besides the figures: charts of a view, shares, what of a list is narrowed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from msgspec import Struct
 
+from consumers import measures as code
+from consumers.alerts.rules import Where
 from consumers.alerts.store import AlertRow
-from consumers.state import OTHER
+from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.completeness import COST, METRICS
 from consumers.views.figures import Figures, Group, Timing, error_ratio_of, speaks_by_requests, time_of
 from consumers.views.flow import HandlerFlow, flows_of
+from consumers.views.inflight import InFlight
 from consumers.views.live import LiveSession
+from consumers.views.pace import NOW_MINUTES
 from consumers.views.report import Report
+from consumers.views.states import StateFigures
 from consumers.windows import DAY_S, HOUR_S, MINUTE_S
-from sidestream.cli.human import amount, counted, dollars, duration
+from pipeline.units import US_PER_MS, format_duration_s
+from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant
+from sidestream.dashboard.address import DIMENSIONS
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
-from sidestream.dashboard.pipeline_rows import ProducerRow, producers_of
+from sidestream.dashboard.comparison import ComparedState, compared_states
+from sidestream.dashboard.graph import in_order
+from sidestream.dashboard.pipeline_rows import BalanceRow, ProducerRow, balance_of, memory_words, producers_of
 from sidestream.dashboard.view import View
-from sidestream.dashboard.words import change, dollars_short, name, time_short
+from sidestream.dashboard.words import change, dollars_short, name, rule_value, time_short
 
-_COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")
+_COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
 _MOST_NAMED: Final = 3
 _MOST_SESSIONS_SHOWN: Final = 25
+_MOST_COMPARED: Final = 8
+_MILLION: Final = 1_000_000
+STUCK_MS: Final = 30_000
+"""An operation that has been open for longer is worth a look."""
+
+_FAR_ABOVE: Final = 3
+"""Times the mean of the range, from which on what is spent now is said loudly."""
+
 _WORRYING: Final = frozenset({"long", "stuck"})
 _STANDINGS: Final = (
     ("active", "Active", "in the last 30 minutes"),
@@ -105,11 +122,133 @@ class Panels:
 
     def tokens_by(self, report: Report) -> list[Slice]:
         """Return the tokens of a breakdown as parts of all."""
-        return _slices(report.groups, lambda figures: figures.total_tokens, _short)
+        return _slices(report.groups, lambda figures: figures.total_tokens, _short, self._colours(report.by))
 
     def cost_by(self, report: Report) -> list[Slice]:
         """Return the cost of a breakdown as parts of all that is known."""
-        return _slices(report.groups, lambda figures: figures.cost_nano_usd, _dollars)
+        return _slices(report.groups, lambda figures: figures.cost_nano_usd, _dollars, self._colours(report.by))
+
+    def _colours(self, by: str) -> dict[str, str]:
+        """Return the colour of the busiest names of a dimension: the same on every chart, whatever is filtered."""
+        place = CELL_DIMENSIONS.index(by)
+        tokens: dict[str, int] = {}
+        for cell, measures in self.view.look.cells.of_metrics.items():
+            found = cell[place]
+            tokens[found] = tokens.get(found, 0) + measures.get(code.INPUT, 0) + measures.get(code.OUTPUT, 0)
+        busiest = sorted((found for found in tokens if found != OTHER), key=lambda found: (-tokens[found], found))
+        return dict(zip(busiest, _COLOURS, strict=False))
+
+    def unpriced_row(self) -> str:
+        """Return the requests that are in no sum of money, in words; empty where there are none."""
+        totals = self.view.totals
+        if not totals.unpriced_requests:
+            return ""
+        return counted(totals.unpriced_requests, "request")
+
+    def now_is_more(self) -> bool:
+        """Whether requests of the last minutes had no known price, so that "now" is at least so much."""
+        minutes = self.view.pace.minutes[-NOW_MINUTES:] if self.view.pace else ()
+        return any(point.figures.unpriced_requests for point in minutes)
+
+    def by_name_of_model(self) -> list[Group]:
+        """Return the models, the dearest first."""
+        return [group for group in self.view.by_model.groups if group.figures.requests]
+
+    @staticmethod
+    def usd_a_million(figures: Figures) -> str:
+        """Return what a million tokens of the priced requests cost."""
+        tokens = figures.total_tokens - figures.unpriced_tokens
+        return (
+            dollars(figures.cost_nano_usd * _MILLION // tokens) if figures.priced_requests and tokens > 0 else NOTHING
+        )
+
+    def prices(self) -> str:
+        """Return where the costs come from, in a sentence."""
+        look, totals = self.view.days_look, self.view.totals
+        of = f"the price list {look.catalogue}" if look and look.catalogue else "the price list of the workers"
+        told = totals.provider_nano_usd
+        if not told:
+            return f"Costs are estimated from {of} and your own prices; no provider told one."
+        return (
+            f"{dollars(told)} of the cost was told by providers; the rest is estimated from {of} and your own prices."
+        )
+
+    def usual_pace(self) -> tuple[int, float] | None:
+        """Return the mean cost of an hour of the range, in nano-dollars, and how many times as much is spent now.
+
+        None where that is not `_FAR_ABOVE` times as much, or nobody knows.
+        """
+        pace, usual = self.view.pace, self.mean_hour()
+        if pace is None or not pace.now_nano_usd or not usual or not self.view.address.span.live:
+            return None
+        times = pace.now_nano_usd / usual
+        return (usual, times) if times >= _FAR_ABOVE else None
+
+    def open_for_long(self) -> list[InFlight]:
+        """Return the operations that have been open for longer than half a minute, the oldest first."""
+        rows = self.view.pipeline.status.in_flight if self.view.pipeline else ()
+        return [row for row in rows if row.open_ms > STUCK_MS]
+
+    def longer_than(self, row: AlertRow) -> list[InFlight]:
+        """Return what is open for longer than the threshold of a rule that sees ended operations alone."""
+        if row.unit != "us" or self.view.pipeline is None:
+            return []
+        agent = row.where.agent if row.where else ""
+        return [
+            one
+            for one in self.view.pipeline.status.in_flight
+            if one.open_ms * US_PER_MS > row.threshold and agent in {"", one.operation.agent}
+        ]
+
+    @staticmethod
+    def measures(row: AlertRow) -> str:
+        """Return what a rule measures, in a sentence."""
+        what = (
+            "Input and output tokens, summed" if row.unit == "tokens" else "The slowest operation that ended, its time"
+        )
+        kept = f", for {format_duration_s(row.for_s)} on end" if row.for_s else ""
+        return (
+            f"{what} over the last {format_duration_s(row.window_s)}, {_where(row.where)}; "
+            f"fires above {rule_value(row.threshold, row.unit)}{kept}."
+        )
+
+    def heard_of(self) -> int:
+        """Return how many sessions of the range and filters the stream tells of."""
+        return len(self.view.live_sessions)
+
+    def scope(self) -> str:
+        """Return which sessions are listed, of how many, and why."""
+        shown, heard = len(self.sessions_shown()), self.heard_of()
+        total, at_least = self.view.sessions_of_range
+        least = "at least " if at_least else ""
+        since = self.view.live_look.since_ms if self.view.live_look else None
+        back = f", from {instant(since / 1_000)} UTC on," if since else ""
+        narrowed = " (with these filters)" if self.view.address.narrowed else ""
+        why = "those that need a look first" if shown < heard else "all of them"
+        return (
+            f"Shown are {shown:,} of {heard:,} sessions{narrowed}, {why}: the {heard:,} were active in this range, and "
+            f"the stream still tells{back} where they stand. Counted are {least}{counted(total, 'session')} with "
+            "requests, runs or errors in the whole hours of this range."
+        )
+
+    def balance(self) -> list[BalanceRow]:
+        """Return the sums that must be equal, in words."""
+        return balance_of(self.view.pipeline.status) if self.view.pipeline else []
+
+    def memory(self) -> str:
+        """Return how long Redis's memory lasts and what happens then, in words."""
+        return memory_words(self.view.pipeline.status.memory) if self.view.pipeline else ""
+
+    def compared(self) -> list[ComparedState]:
+        """Return the states in both versions."""
+        return compared_states(self.view.changes, most=_MOST_COMPARED)
+
+    def states_in_order(self) -> list[StateFigures]:
+        """Return the states in the order in which sessions go through them."""
+        known = {state.name: state for state in self.view.states}
+        edges = [e for e in self.view.look.edges.edges if e.from_state in known and e.to_state in known]
+        # What a cap hid has no place in a way.
+        return sorted((known[name] for name in in_order(list(known), edges)), key=lambda state: state.name == OTHER)
 
     @staticmethod
     def unpriced(report: Report) -> list[Group]:
@@ -226,14 +365,28 @@ class Panels:
             first_s, end_s = max(point.start_s, cells.covered.from_s), min(point.start_s + cells.step_s, now_s + 1)
             seconds = max(end_s - first_s, 1)
             values.append(None if self._unknown(point.figures) else point.figures.cost_nano_usd * HOUR_S / seconds)
-        return self._chart("Cost an hour", [Series("an hour", values)], _dollars, dollars_short)
+        return self._chart("Cost per hour, extrapolated", [Series("per hour", values)], _dollars, dollars_short)
 
     def day_trend(self) -> Chart:
         """Return the cost of each of the last days."""
         days = self.view.days
         values = [None if self._unknown(day.figures) else day.figures.cost_nano_usd for day in days]
         starts = [day.start_s for day in days]
-        return Chart("Cost a day", starts, DAY_S, [Series("cost", values)], _dollars, dollars_short, columns=True)
+        return Chart(
+            "Cost per day",
+            starts,
+            DAY_S,
+            [Series("cost", values)],
+            _dollars,
+            dollars_short,
+            columns=True,
+            whole=(0, self.days_now_s + 1),
+        )
+
+    @property
+    def days_now_s(self) -> int:
+        """The time when the days were read."""
+        return self.view.days_look.now_s if self.view.days_look else self.view.now_s
 
     def minutes(self) -> Sequence[float | None]:
         """Return what each minute of the last hour cost."""
@@ -253,7 +406,9 @@ class Panels:
         axis_of: Callable[[float], float] | None = None,
     ) -> Chart:
         starts = [point.start_s for point in self.view.trend]
-        return Chart(title, starts, self.view.cells.step_s, series, say, say_axis, columns, axis_of)
+        covered = self.view.cells.covered
+        whole = covered.from_s, min(covered.until_s, self.view.now_s + 1)
+        return Chart(title, starts, self.view.cells.step_s, series, say, say_axis, columns, axis_of, whole)
 
     @staticmethod
     def _unknown(figures: Figures) -> bool:
@@ -272,7 +427,20 @@ def _timed(group: Group, longest_us: int, worst: float) -> TimedRow:
     )
 
 
-def _slices(groups: Sequence[Group], value_of: Callable[[Figures], int], say: Callable[[float], str]) -> list[Slice]:
+def _where(where: Where | None) -> str:
+    if where is None:
+        return "of what the rules file says (told as soon as a worker of this version evaluates it)"
+    named = [(dimension, getattr(where, dimension)) for dimension in DIMENSIONS]
+    found = [f"{dimension} {name(value)}" for dimension, value in named if value]
+    return f"of {', '.join(found)} alone" if found else "of everything"
+
+
+def _slices(
+    groups: Sequence[Group],
+    value_of: Callable[[Figures], int],
+    say: Callable[[float], str],
+    colours: Mapping[str, str],
+) -> list[Slice]:
     """Return groups as parts of a whole, the largest first; those that could not be told apart as one."""
     valued = [(group, value_of(group.figures)) for group in groups if value_of(group.figures) > 0]
     # What a cap hid is no name among names: it stands last, however much it is.
@@ -281,9 +449,10 @@ def _slices(groups: Sequence[Group], value_of: Callable[[Figures], int], say: Ca
     if not total:
         return []
     alone = valued if len(valued) <= MOST_SLICES else valued[: MOST_SLICES - 1]
+    free = iter([colour for colour in _COLOURS if colour not in {colours.get(group.name) for group, _ in alone}])
     found = [
-        Slice(name(group.name), value, say(value), value / total, _COLOURS[place], group)
-        for place, (group, value) in enumerate(alone)
+        Slice(name(group.name), value, say(value), value / total, colours.get(group.name) or next(free, _REST), group)
+        for group, value in alone
     ]
     rest = valued[len(alone) :]
     if rest:

@@ -4,16 +4,18 @@ Keeps: it only reads. Everything comes from `consumers.views`, from which the re
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
+import msgspec
 from msgspec import Struct
 
 from consumers.alerts.store import AlertRow, Incident, read_alerts, read_incidents
 from consumers.reader import Operation, StateReader
 from consumers.register import read_versions
-from consumers.views.completeness import Completeness, read_completeness
+from consumers.views.completeness import COST, Completeness, read_completeness
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.flow import rates_between
 from consumers.views.live import LiveLook, read_live
@@ -63,10 +65,11 @@ class PaceLook(Struct, frozen=True):
 
 
 class DaysLook(Struct, frozen=True):
-    """The cost of the last days."""
+    """The cost of the last days; `catalogue` is the price list that estimates are made with, empty where unknown."""
 
     now_s: int
     days: Sequence[Step]
+    catalogue: str = ""
 
 
 class AlertsLook(Struct, frozen=True):
@@ -205,10 +208,13 @@ class Sources:
 
     async def _read_days(self) -> DaysLook:
         now_s = await self._now_s()
-        return DaysLook(now_s, await read_days(await self._reader(), now_s, DAYS))
+        days = await read_days(await self._reader(), now_s, DAYS)
+        recipes = await self.server.call("LRANGE", self.keys.partition(0).unit(COST).recipes(), -1, -1)
+        return DaysLook(now_s, days, _catalogue_of(recipes))
 
     async def _read_live(self) -> LiveLook:
-        return await read_live(await self._reader(), self._follower, MOST_SESSIONS)
+        hung = {row.operation.session for row in self._before.in_flight} if self._before else set[str]()
+        return await read_live(await self._reader(), self._follower, MOST_SESSIONS, hung)
 
     async def _read_alerts(self) -> AlertsLook:
         rules = await read_alerts(self.server, self.keys)
@@ -222,3 +228,14 @@ class Sources:
         rates, measured_s = rates_between(self._before, status)
         self._before = status
         return PipelineLook(status, letters[:MOST_LETTERS], rates, measured_s)
+
+
+def _catalogue_of(recipes: Sequence[bytes]) -> str:
+    """Return the catalogue of the newest recipe of a unit, as stored: cursor, hash and the recipe as JSON."""
+    found: object = None
+    if recipes:
+        with suppress(msgspec.DecodeError, IndexError):
+            found = msgspec.json.decode(recipes[-1].split(b" ", 2)[2])
+    known = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    name = known.get("catalogue", "")
+    return name if isinstance(name, str) else ""

@@ -8,18 +8,23 @@ Keeps:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from consumers.alerts.rules import Where
 from consumers.reader import Operation
+from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.figures import Figures, Group, figures_of, groups_of, narrow
 from consumers.views.live import LiveLook, LiveSession, live_sessions
 from consumers.views.machine import is_of
 from consumers.views.pace import Pace, pace_of
 from consumers.views.report import By, ExpensiveRun, LeftOut, Report
+from consumers.views.sessions import SessionSeen
 from consumers.views.states import StateChange, StateFigures, VersionUse, compared, states_of, versions_of
 from consumers.views.trend import Point, RangeCells, names_in, point_of
 from pipeline.errors import SidestreamError
+from pipeline.units import US_PER_S
 from sidestream.dashboard.address import DIMENSIONS, Address
+from sidestream.dashboard.comparison import versions_in_order
 from sidestream.dashboard.shared import Held
 from sidestream.dashboard.sources import (
     MOST_OPERATIONS,
@@ -30,6 +35,8 @@ from sidestream.dashboard.sources import (
     RangeLook,
     Sources,
 )
+
+_VERSION: Final = CELL_DIMENSIONS.index("version")
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,14 @@ class View:
 
     @cached_property
     def compared_versions(self) -> tuple[str, str] | None:
-        """The two versions that are compared: those of the address, else the two busiest; None where there is one."""
+        """The two versions that are compared, the older first: those of the address, else the two busiest.
+
+        None where there is one.
+        """
+        if not (self.address.before or self.address.after):
+            return versions_in_order(self.versions, self.cells.steps, _VERSION)
         names = [use.version for use in self.versions]
-        after = self.address.after or next(iter(names), "")
+        after = self.address.after or next((name for name in names if name != self.address.before), "")
         before = self.address.before or next((name for name in names if name != after), "")
         return (before, after) if before and after else None
 
@@ -152,12 +164,24 @@ class View:
 
     @cached_property
     def live_sessions(self) -> list[LiveSession]:
-        """The sessions that were heard of lately: those that are stuck or long in a state first, the ended last."""
+        """The sessions of the range that the stream tells of: stuck ones and those long in a state first."""
         if self.live_look is None:
             return []
         states = states_of(self.look.cells.of_metrics, self.look.cells.of_cost)
         in_flight = self.pipeline.status.in_flight if self.pipeline else ()
-        return [row for row in live_sessions(self.live_look, states, in_flight) if is_of(row.seen, self.where)]
+        return [row for row in live_sessions(self.live_look, states, in_flight) if self._matches(row.seen)]
+
+    @property
+    def sessions_of_range(self) -> tuple[int, bool]:
+        """How many sessions did anything in the hours of the range, and whether there may be more; of all of them."""
+        rows = sum(row.name != OTHER for row in self.look.sessions)
+        left_out = self.look.sessions_left_out
+        return rows + left_out.count, left_out.at_least or rows < len(self.look.sessions)
+
+    def _matches(self, seen: SessionSeen) -> bool:
+        covered = self.cells.covered
+        in_range = seen.last_us >= covered.from_s * US_PER_S and seen.first_us < covered.until_s * US_PER_S
+        return in_range and is_of(seen, self.where)
 
     def _report(self, by: By) -> Report:
         look, cells = self.look, self.cells
@@ -207,7 +231,7 @@ async def read_view(sources: Sources, address: Address) -> View:
     pace = await sources.pace() if address.view == "overview" else None
     days = await sources.days() if address.view == "cost" else None
     live = await sources.live() if address.view == "sessions" else None
-    pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "pipeline"} else None
+    pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "alerts", "pipeline"} else None
     parts = [part for part in (held, alerts, runs, pace, days, live, pipeline) if part is not None]
     return View(
         address=address,

@@ -40,6 +40,11 @@ def money(nano_usd: int | None, unpriced: int | None = 0) -> str:
     return dollars(nano_usd) + ("+" if unpriced else "")
 
 
+def approx(time_us: int | None) -> str:
+    """Return a percentile: it is the middle of a bucket that is 9 % wide, so "about"."""
+    return NOTHING if time_us is None else f"≈{duration(time_us)}"
+
+
 def dollars_short(nano_usd: float) -> str:
     """Return money for an axis: $0, $0.002, $0.60, $12, $1.5k."""
     usd = nano_usd / NANO_PER_USD

@@ -183,4 +183,4 @@ def test_pictures_of_it_are_in_the_repository() -> None:
     folder = Path(__file__).parents[2] / "docs" / "images"
     for view in VIEWS:
         for look in ("light", "dark", "phone"):
-            assert 0 < (folder / f"{view}-{look}.png").stat().st_size < 150_000
+            assert 0 < (folder / f"{view}-{look}.png").stat().st_size < 100_000

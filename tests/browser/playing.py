@@ -23,6 +23,9 @@ from sidestream.compose import fold_effects
 KEYS: Final = Keys("demo")
 START_S: Final = 30.0
 LIVE_SESSIONS: Final = 6
+TURNS: Final = 12
+"""Runs that a session has before it goes on."""
+
 MEMORY: Final = ("--maxmemory", "256mb")
 
 RULES: Final = """
@@ -125,15 +128,16 @@ def _application(url: str, *, hung: bool) -> Generator[None]:
 def _talk(stopping: threading.Event) -> None:
     number = 0
     while not stopping.wait(0.25):
+        seat, turn = number % LIVE_SESSIONS, number // LIVE_SESSIONS
+        session, size = f"deck-live-{turn // TURNS}-{seat}", 2_400 + number
+        with sidestream.session_context(session, f"user-{seat}", state="drafting"):
+            if turn % TURNS == 0:
+                sidestream.track_state_transition("", "drafting")
+            with sidestream.operation("writer", kind="run", agent="writer"):
+                sidestream.usage("writer", "claude-sonnet-4-5", size, 380, provider="anthropic", duration_us=2_100_000)
+            if turn % TURNS == TURNS - 1:
+                sidestream.track_state_transition("drafting", "review")
         number += 1
-        session, size = f"deck-live-{number % LIVE_SESSIONS}", 2_400 + number
-        with (
-            sidestream.session_context(session, f"user-{number % LIVE_SESSIONS}", state="drafting"),
-            sidestream.operation("writer", kind="run", agent="writer"),
-        ):
-            if number <= LIVE_SESSIONS:
-                sidestream.track_state_transition("outlining", "drafting")
-            sidestream.usage("writer", "claude-sonnet-4-5", size, 380, provider="anthropic", duration_us=2_100_000)
 
 
 def _hang(stopping: threading.Event) -> None:

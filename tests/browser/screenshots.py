@@ -14,10 +14,10 @@ from playing import playing
 from sidestream.dashboard.address import VIEWS
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
-COLOURS: Final = 255
-"""A flat page needs no more, and its picture takes half."""
+COLOURS: Final = (255, 160, 128)
+"""A flat page needs no more, and its picture takes half; fewer where that is still too much."""
 
-MOST_BYTES: Final = 150_000
+MOST_BYTES: Final = 100_000
 WARM_UP_S: Final = 75
 """Until alerts have looked at their windows, a request has hung for long, and a minute of the present is over."""
 
@@ -44,18 +44,22 @@ def _take(tab: Tab, address: str, file: Path) -> None:
     tab.open(address)
     # The second read knows how fast the handlers are.
     tab.wait("Number(document.documentElement.dataset.updates || 0) >= 2")
-    picture = Image.open(io.BytesIO(tab.picture(most_high=1_900))).convert("RGB")
-    _with_few_colours(picture).save(file, optimize=True)
-    size = file.stat().st_size
+    picture = Image.open(io.BytesIO(tab.picture(most_high=1_500))).convert("RGB")
+    size = MOST_BYTES
+    for most in COLOURS:
+        _with_few_colours(picture, most).save(file, optimize=True)
+        size = file.stat().st_size
+        if size < MOST_BYTES:
+            break
     sys.stdout.write(f"{file.name}: {size:,} bytes\n")
     if size >= MOST_BYTES:
         raise SystemExit(f"{file.name} has {size} bytes, more than {MOST_BYTES}")
 
 
-def _with_few_colours(picture: Image.Image) -> Image.Image:
+def _with_few_colours(picture: Image.Image, most: int) -> Image.Image:
     """Return a picture of the colours that most of it has, exactly; what is between them takes the nearest."""
     counted = cast("list[tuple[int, tuple[int, int, int]]]", picture.getcolors(1 << 24))
-    common = [colour for _, colour in sorted(counted, reverse=True)[:COLOURS]]
+    common = [colour for _, colour in sorted(counted, reverse=True)[:most]]
     palette = Image.new("P", (1, 1))
     palette.putpalette([part for colour in common for part in colour])
     return picture.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -277,7 +277,7 @@ def test_tokens_are_input_and_output_of_the_cells_looked_at() -> None:
     assert token_facts(replace(RULE, where=Where(agent="Writer", state="review")), [cells]).value == 1_000
     assert token_facts(replace(RULE, where=Where(model="gpt-5")), [cells]) == Facts(0)
     assert token_facts(replace(RULE, where=Where(state="review")), [cells]).detail == (
-        "most by agent 'Critic': 10000 tokens"
+        "most by agent 'Critic': 10,000 tokens"
     )
 
 

@@ -34,6 +34,12 @@ def test_visits_are_what_was_entered_or_left_whichever_is_more() -> None:
     assert (done.name, done.visits, done.is_last, done.p50_us) == ("done", 3, True, None)
 
 
+def test_what_was_entered_and_not_left_is_never_left() -> None:
+    """Still going on or abandoned; of what was left more often than entered nothing is known to be."""
+    draft, first = states_of({cell("first"): visits(0, [10] * 4), cell("draft"): visits(4, [20] * 3)}, {})
+    assert (first.never_left, draft.never_left) == (0, 1)
+
+
 def test_the_median_is_of_the_stays_and_within_its_promise() -> None:
     """4.4 %, as every figure of a histogram."""
     [state] = states_of({cell("draft"): visits(5, [1, 2, 30, 40, 500])}, {})

@@ -60,7 +60,7 @@ def test_an_axis_ends_at_a_round_number(value: float, end: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "end"), [(0.3, 0.3), (19, 20), (100, 120), (130, 240), (7_300, 14_400), (8e6, 8_640_000)]
+    ("seconds", "end"), [(0.3, 0.32), (19, 20), (100, 120), (130, 240), (7_300, 14_400), (8e6, 8_640_000)]
 )
 def test_an_axis_of_time_ends_at_a_round_time(seconds: float, end: float) -> None:
     """Round in the unit that it is said in."""
@@ -89,6 +89,28 @@ def test_a_graph_has_every_state_and_transition_once() -> None:
     assert graph.count('class="edge"') == len(pairs)
     assert "<c>" not in graph
     assert "nan" not in graph
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_no_two_ways_of_a_graph_share_an_end(upright: bool) -> None:
+    """Each can be followed from its beginning to its end."""
+    states = [state(name) for name in "abcde"]
+    pairs = [("a", "c"), ("a", "d"), ("b", "d"), ("a", "e"), ("c", "e"), ("b", "b"), ("e", "a"), ("d", "a"), ("e", "b")]
+    pairs += [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]
+    graph = state_graph(states, [Edge(first, last, 30 - n) for n, (first, last) in enumerate(pairs)], upright=upright)
+    paths = re.findall(r'class="edge" d="M([\d.]+ [\d.]+) .*?L([\d.]+ [\d.]+)"', graph)
+    ends = [end for path in paths for end in path]
+    assert len(paths) == len(pairs)
+    assert len(ends) == len(set(ends))
+
+
+def test_a_step_that_is_not_over_is_called_so() -> None:
+    """Drawn faintly, and named in the table and under the pointer."""
+    drawn = Chart("Cost", [0, 3_600], 3_600, [Series("cost", [5, 5])], str, str, columns=True, whole=(0, 4_000))
+    assert drawn.partial
+    assert [drawn.label(start) for start in drawn.starts] == ["1 Jan 00:00", "1 Jan 01:00, so far"]
+    assert drawn.draw().count("column c1 part") == 1
+    assert not Chart("Cost", [0], 3_600, [Series("cost", [5])], str, str, whole=(0, 3_600)).partial
 
 
 def test_a_graph_of_nothing_is_none_and_one_of_very_many_states_is_cut() -> None:

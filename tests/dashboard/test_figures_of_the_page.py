@@ -263,3 +263,36 @@ async def test_names_from_outside_change_nothing_but_text(server: AsyncServer, k
         narrowed = await client.get("/", params={"agent": evil, "range": "1h"})
         assert "<script>alert" not in narrowed.text
         assert await document(client, "tokens", "&range=1h")
+
+
+async def test_the_page_says_what_is_in_its_figures(server: AsyncServer, keys: Keys, day: None) -> None:
+    """Prices that are missing, scopes of lists, sums of the pipeline, what does not apply: in words, beside them."""
+    async with asking(server, keys) as client:
+        pages = {view: (await client.get(f"/{'' if view == 'overview' else view}")).text for view in VIEWS}
+        sessions = await document(client, "sessions")
+        inert = (await client.get("/sessions?agent=writer")).text
+    assert re.search(r"prices: [\d.]+ % of requests", pages["cost"])
+    assert "estimated from the price list genai-prices" in pages["cost"]
+    assert "$ per M tokens" in pages["cost"]
+    assert f"of {sessions['sessions']['of_stream']:,} sessions" in pages["sessions"]
+    assert "Range and filters do not apply here" in pages["alerts"]
+    assert re.search(r'<select name="agent" disabled>', inert)
+    assert '<input type="hidden" name="agent" value="writer">' in inert
+    assert re.search(
+        r"entered</td>.*?counted \+ 0 dead letters \+ 0 skipped \+ 0 still to count", pages["pipeline"], re.DOTALL
+    )
+    assert "so far" in pages["overview"]
+    assert "Nothing has been open for more than 30 s" in pages["overview"]
+
+
+async def test_sessions_are_those_of_the_range(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """One that was heard of before it is none of them."""
+    now_us = int(time.time()) * 1_000_000
+    for session, age_s in (("new", 60), ("old", 7_200)):
+        await append([UsageEvent(now_us - age_s * 1_000_000, session=session, state="a", agent="b", model="gpt-4o")])
+    await fold(server, keys)
+    async with asking(server, keys) as client:
+        hour = await document(client, "sessions", "&range=1h")
+        day = await document(client, "sessions", "&range=24h")
+    assert [row["session"] for row in hour["sessions"]["rows"]] == ["new"]
+    assert {row["session"] for row in day["sessions"]["rows"]} == {"new", "old"}

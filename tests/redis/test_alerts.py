@@ -104,6 +104,8 @@ async def test_an_alert_fires_and_resolves_through_committed_windows(stage: Stag
     assert await engine.run_once() == []
     await stage.hold(10)
     assert told(await engine.run_once()) == [("many tokens", "firing", 101)]
+    [row] = await read_alerts(stage.server, stage.keys)
+    assert (row.where, row.for_s, row.detail) == (RULE.where, RULE.for_s, "most by agent 'Writer': 101 tokens")
     await stage.hold(29.999)
     assert await engine.run_once() == []
     await stage.hold(30)

@@ -114,6 +114,18 @@
   }, 5000);
   begin();
 
+  // --- How old the figures are goes on while nothing new arrives. ---
+  setInterval(() => {
+    const time = document.querySelector("#p-trust time[data-late-ms]");
+    if (!time) return;
+    time.seen ??= Date.now();
+    const late = Number(time.dataset.lateMs) + Date.now() - time.seen;
+    if (late < 10000) return;
+    const seconds = Math.round(late / 1000);
+    time.textContent = (seconds < 60 ? seconds + " s" : Math.floor(seconds / 60) + " m " + String(seconds % 60).padStart(2, "0") + " s") + " ago";
+    time.className = late > 60000 ? "lost" : late > 15000 ? "late" : "";
+  }, 1000);
+
   // --- Charts: the values under the pointer, or of the step that the arrow keys have chosen. ---
   const tip = document.createElement("div");
   tip.className = "tip";
