@@ -18,11 +18,11 @@ from consumers.recipe import Recipe
 from consumers.runtime import committing
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.retrying import Retried, Retrier
-from consumers.runtime.unit import Unit, UnitOptions
+from consumers.runtime.unit import OlderRecipeError, Unit, UnitOptions
 from consumers.state import Caps
 from consumers.views.dead_letters import Wanted, read_dead_letters, select_dead_letters
 from pipeline.connection import AsyncServer, RedisSettings
-from pipeline.errors import RefusedError, WireError
+from pipeline.errors import WireError
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
 from pipeline.scripting import script
@@ -243,7 +243,7 @@ async def test_another_recipe_retries_nothing(server: AsyncServer, keys: Keys, a
 
     await append([usage(13)])
     await drain(unit_of(server, keys, Fragile()))
-    with pytest.raises(RefusedError, match="another recipe"):
+    with pytest.raises(OlderRecipeError, match="another recipe"):
         await retry(server, keys, Newer())
     assert len(await letters_of(server, keys)) == 1
 
