@@ -27,9 +27,15 @@ class Slice(Struct, frozen=True):
 
     def events(self) -> Iterator[tuple[int, Event]]:
         """Iterate over (index, event), passing over what could not be decoded and what is of other days."""
+        events = enumerate(self.frame.events[self.start : self.stop], self.start)
+        if not self.since_us and not self.until_us:
+            # Of all days, as all but some replays are: nothing is compared.
+            for index, event in events:
+                if event is not None:
+                    yield index, event
+            return
         since_us, until_us = self.since_us, self.until_us or _FOR_EVER_US
-        for index in range(self.start, self.stop):
-            event = self.frame.events[index]
+        for index, event in events:
             if event is not None and since_us <= event.time_us < until_us:
                 yield index, event
 
