@@ -77,9 +77,6 @@ class StateReader:
         partitions = [self.keys.partition(number) for number in range(self.partitions)]
         return [[partition.unit(handler, number) for number in numbers] for partition in partitions]
 
-    def _units(self, handler: str, version: int) -> list[UnitKeys]:
-        return [self.keys.partition(number).unit(handler, version) for number in range(self.partitions)]
-
     async def cells(self, handler: str, windows: Sequence[Window]) -> dict[Cell, Measures]:
         """Return the measures of every cell, summed over `windows` and partitions.
 

@@ -259,6 +259,9 @@ class FrameDecoder:
             raise WireError(f"the body is no frame: {error}", code="bad_frame") from error
 
 
+_MOST_SEQUENCE_DIGITS: Final = len(str(limits.MAX_SEQUENCE))
+
+
 class StoredEntry(Struct, frozen=True):
     """A stream entry as it was read, not yet decoded; `fields` as bytes, as Redis has them."""
 
@@ -274,6 +277,13 @@ class StoredEntry(Struct, frozen=True):
     def foreign(self) -> bool:
         """Whether it came by a bare XADD."""
         return not entry_producer(self.fields)
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence behind its last event; 0 where it is foreign, or says none."""
+        first = self.fields.get(b"s", b"0")
+        known = not self.foreign and first.isdigit() and len(first) <= _MOST_SEQUENCE_DIGITS
+        return int(first) + self.count if known else 0
 
     def identity(self) -> tuple[bytes, bytes]:
         """Return producer and first sequence as stored: what proves that this entry is still the same."""
@@ -344,7 +354,7 @@ def _number(fields: Mapping[bytes, bytes], name: bytes, missing: int) -> int:
     text = fields.get(name)
     if text is None:
         return missing
-    if not text.isdigit() or len(text) > len(str(limits.MAX_SEQUENCE)):
+    if not text.isdigit() or len(text) > _MOST_SEQUENCE_DIGITS:
         raise WireError(f"field {name.decode()} is not a sequence number: {text[:40]!r}", code="bad_number")
     return int(text)
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support import Appender, RealServer, server_kinds, spawned
 
 from consumers.views.status import read_status
@@ -11,7 +11,7 @@ from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.keys import Keys
 
 # A machine that is busy is no finding.
-settings.register_profile("house", deadline=None)
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
 

@@ -31,7 +31,7 @@ async def read_watermark(
     now_ms = 0
     for number in range(partitions):
         partition = keys.partition(number)
-        units = [partition.unit(name, number) for name in sorted(handlers) for number in versions.read(name)]
+        units = [partition.unit(name, version) for name in sorted(handlers) for version in versions.read(name)]
         cursors = [unit.cursor() for unit in units]
         now, *oldest = await server.run(script("watermark"), [partition.stream(), *cursors], [])
         if b"" in oldest:

@@ -132,19 +132,19 @@ class _Follower:
         self._last = entry_id
         self.checked.entries += 1
         self.checked.events += entry.count
-        if not entry.foreign:
+        if entry.next_seq:
             self._follow_producer(entry, where)
         return True
 
     def _follow_producer(self, entry: StoredEntry, where: str) -> None:
-        producer, first = entry.identity()
-        first_seq, lost = int(first), _number(entry.fields.get(b"l", b"0"))
+        producer, _ = entry.identity()
+        first_seq, lost = entry.next_seq - entry.count, _number(entry.fields.get(b"l", b"0"))
         expected = self._next.get(producer)
         if expected is not None and first_seq - lost > expected:
             hole = first_seq - lost - expected
             why = f"{hole:,} events of producer {producer.decode()} are not there, before entry {entry.entry_id}"
             self.checked.findings.append(Finding(self.checked.partition, "missing", where, why))
-        self._next[producer] = first_seq + entry.count
+        self._next[producer] = entry.next_seq
 
 
 def _leftover(partition: int, one: Leftover) -> Finding:

@@ -134,12 +134,12 @@ class Running:
         found = versions.replay(replay.number)
         if found.born != replay.born:
             raise VersionsError(f"version {replay.number} was dropped, and another has its number")
+        if found.progress == "building" and progress.passed:
+            raise PassedError(
+                f"version {replay.number} lacks {progress.passed:,} events, which Redis had to let go while its "
+                "memory was short: drop it, and begin another"
+            )
         if found.progress == "building" and progress.follows:
-            if progress.passed:
-                raise PassedError(
-                    f"version {replay.number} lacks {progress.passed:,} events, which Redis had to let go while its "
-                    "memory was short: drop it, and begin another"
-                )
             await change_versions(self.server, self.keys, lambda versions: versions.caught_up(replay.number))
             found = (await read_versions(self.server, self.keys)).replay(replay.number)
         return found

@@ -118,7 +118,8 @@ def portions_of(
 
 def slices_of(portions: Sequence[Portion], days: Days) -> list[Slice]:
     """Return what of a batch a handler can look at, and is to."""
-    return [Slice(p.frame, p.start, p.stop, *days.as_us()) for p in portions if isinstance(p.frame, Frame)]
+    since_us, until_us = days.as_us()
+    return [Slice(p.frame, p.start, p.stop, since_us, until_us) for p in portions if isinstance(p.frame, Frame)]
 
 
 def outcome_of(portions: Sequence[Portion], folded: Folded, before: Cursor) -> Outcome | None:

@@ -28,6 +28,7 @@ from anyio.abc import Process
 
 from consumers.runtime.batch import Cursor
 from consumers.runtime.trial import Answer, Request
+from consumers.versions import ALL_DAYS, Days
 from pipeline.errors import PermanentError
 from pipeline.wire import StoredEntry
 
@@ -111,14 +112,19 @@ class Quarantine:
         self._timeout_s = timeout_s
         self._turn = turn
         self._watch: _Watch | None = None
+        self._days = ALL_DAYS
 
     @property
     def watches(self) -> bool:
         """Whether the next batch must be examined."""
         return self._watch is not None
 
-    def begin(self, cursor: Cursor, starts: int) -> None:
-        """Note that the unit begins at a cursor from which so many owners have begun, this one included."""
+    def begin(self, cursor: Cursor, starts: int, days: Days = ALL_DAYS) -> None:
+        """Note that the unit begins at a cursor from which so many owners have begun, this one included.
+
+        It folds events of `days` alone: others are not tried either.
+        """
+        self._days = days
         watch = self._watch
         if watch and watch.cursor == cursor and (watch.left or watch.safe):
             return
@@ -201,7 +207,14 @@ class Quarantine:
         assert watch is not None
         sent = entries[: _entries_of(entries, watch.cursor, events)] if events else entries
         request = Request(
-            tried.partition, sent, watch.cursor, events, tried.budget, tried.recipe, ceil(2 * self._timeout_s)
+            tried.partition,
+            sent,
+            watch.cursor,
+            events,
+            tried.budget,
+            tried.recipe,
+            ceil(2 * self._timeout_s),
+            self._days,
         )
         async with self._turn:
             found = await self._run(msgspec.msgpack.encode(request))

@@ -128,8 +128,8 @@ class ReplayUnit(Unit):
 
     def _known_again(self, entry: StoredEntry) -> StoredEntry:
         """Return an entry of the stream, all its events known where the archive had them under another id."""
-        producer, first = entry.identity()
-        if int(first) + entry.count > self._had.get(producer, 0):
+        producer, _ = entry.identity()
+        if not 0 < entry.next_seq <= self._had.get(producer, 0):
             return entry
         return StoredEntry(entry.entry_id, {**entry.fields, b"k": f"0-{entry.count - 1}".encode()})
 
@@ -183,10 +183,10 @@ class ReplayUnit(Unit):
 
     def _is_new(self, entry: StoredEntry) -> bool:
         """Take note of an entry; return False where its producer had sent it before, to a server that lost it."""
-        if entry.foreign:
+        producer, _ = entry.identity()
+        behind = entry.next_seq
+        if not behind:
             return True
-        producer, first = entry.identity()
-        behind = int(first) + entry.count
         if behind <= self._had.get(producer, 0):
             return False
         # The one that was heard of last comes last: the first to be forgotten has been silent for longest.

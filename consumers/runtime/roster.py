@@ -5,7 +5,7 @@ Keeps: a unit stays the same as long as it is wanted; what the document of versi
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 from consumers.contract import Archive
@@ -13,7 +13,6 @@ from consumers.register import read_versions
 from consumers.runtime.archiving import ArchivingUnit
 from consumers.runtime.batch import Decoder
 from consumers.runtime.effects import ArchiveEffect, Effect
-from consumers.runtime.quarantine import TIMEOUT_S
 from consumers.runtime.replaying import ReplayUnit, Version
 from consumers.runtime.unit import Unit, UnitOptions
 from consumers.versions import ALL_DAYS, Replay, Versions
@@ -24,17 +23,6 @@ from pipeline.presence import read_partitions
 log: Final = logging.getLogger("sidestream.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class RosterOptions:
-    """What the units of one worker are made with; see `WorkerOptions`."""
-
-    owner: str
-    version: int | None = None
-    history: Archive | None = None
-    adopt_recipe: bool = False
-    trial_timeout_s: float = TIMEOUT_S
-
-
 class Roster:
     """The units of one worker, by the keys of their leases.
 
@@ -42,15 +30,28 @@ class Roster:
         server: Where they are.
         keys: The namespace's.
         effects: What they do.
-        options: How.
+        options: What all of them share; each version has a decoder of its own.
+        only: The one version to have, where it is not all that workers carry.
+        history: The archive that replays begin with.
     """
 
-    def __init__(self, server: AsyncServer, keys: Keys, effects: Sequence[Effect], options: RosterOptions) -> None:
+    def __init__(  # noqa: PLR0913 - what, with what
+        self,
+        server: AsyncServer,
+        keys: Keys,
+        effects: Sequence[Effect],
+        options: UnitOptions,
+        *,
+        only: int | None = None,
+        history: Archive | None = None,
+    ) -> None:
         self.units: dict[str, Unit] = {}
         self._server = server
         self._keys = keys
         self._effects = list(effects)
         self._options = options
+        self._only = only
+        self._history = history
         self._of_version: dict[int, UnitOptions] = {}
         self._left: frozenset[tuple[str, int]] = frozenset()
         """Handlers of replays that are left to workers with their recipe."""
@@ -82,7 +83,7 @@ class Roster:
 
     def _carried(self, effect: Effect, versions: Versions) -> list[tuple[int, Replay | None]]:
         """Return the versions of an effect that the worker carries, a base without its replay."""
-        only = self._options.version
+        only = self._only
         if effect.kind != "fold":
             return [] if only else [(LIVE_VERSION, None)]
         recipe_hash, _ = effect.recipe()
@@ -105,13 +106,8 @@ class Roster:
     def _unit(self, partition: PartitionKeys, effect: Effect, version: int, replay: Replay | None) -> Unit:
         options = self._of_version.get(version)
         if options is None:
-            options = self._of_version[version] = UnitOptions(
-                decoder=Decoder(len(self._effects)),
-                version=version,
-                adopt_recipe=self._options.adopt_recipe,
-                owner=self._options.owner,
-                trial_timeout_s=self._options.trial_timeout_s,
-            )
+            decoder = Decoder(len(self._effects))
+            options = self._of_version[version] = replace(self._options, version=version, decoder=decoder)
         if isinstance(effect, ArchiveEffect):
             return ArchivingUnit(self._server, partition, effect, options)
         if version != LIVE_VERSION:
@@ -129,5 +125,5 @@ class Roster:
             born=replay.born if replay else "",
             kind="fold" if answers else "replay",
             known=known,
-            history=self._options.history,
+            history=self._history,
         )

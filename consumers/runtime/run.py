@@ -26,8 +26,8 @@ from consumers.runtime.health import STUCK_AFTER_S, Health, HealthWatch, Place
 from consumers.runtime.lease import LOOK_S, RENEW_S
 from consumers.runtime.outage import PAUSE_S, Outage
 from consumers.runtime.quarantine import TIMEOUT_S
-from consumers.runtime.roster import Roster, RosterOptions
-from consumers.runtime.unit import DroppedError, OlderRecipeError, Unit
+from consumers.runtime.roster import Roster
+from consumers.runtime.unit import DroppedError, OlderRecipeError, Unit, UnitOptions
 from pipeline.connection import AsyncServer
 from pipeline.errors import NewerSchemaError, PermanentError, SidestreamError, TransientError
 from pipeline.keys import Keys
@@ -120,17 +120,13 @@ class Worker:
         self._keys = keys
         self._effects = list(effects)
         self._periodic = list(periodic)
+        shared = UnitOptions(
+            adopt_recipe=self.options.adopt_recipe,
+            owner=self.options.name,
+            trial_timeout_s=self.options.trial_timeout_s,
+        )
         self._roster = Roster(
-            server,
-            keys,
-            self._effects,
-            RosterOptions(
-                self.options.name,
-                self.options.version,
-                self.options.history,
-                self.options.adopt_recipe,
-                self.options.trial_timeout_s,
-            ),
+            server, keys, self._effects, shared, only=self.options.version, history=self.options.history
         )
         self._stopping = anyio.Event()
         self._arbiter = Arbiter(server, keys, self.options.name)

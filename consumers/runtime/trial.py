@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from consumers.folding import FoldHandler
 from consumers.runtime.batch import Cursor, Decoder, outcome_of, portions_of, slices_of
-from consumers.versions import ALL_DAYS
+from consumers.versions import ALL_DAYS, Days
 from pipeline.wire import StoredEntry
 
 _NOT_OURS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +42,7 @@ class Request(Struct, frozen=True):
     budget: int
     recipe: str
     seconds: int
+    days: Days = ALL_DAYS
 
 
 class Answer(Struct, frozen=True):
@@ -89,7 +90,7 @@ def _fold(handler: FoldHandler, request: Request) -> int:
         portions = portions_of(request.entries, request.cursor, Decoder(), request.partition, most)
         if not request.events:
             return 0
-        outcome = outcome_of(portions, handler.fold(slices_of(portions, ALL_DAYS), request.budget), request.cursor)
+        outcome = outcome_of(portions, handler.fold(slices_of(portions, request.days), request.budget), request.cursor)
     except Exception:  # noqa: BLE001 - it ends no process; the worker meets it in its own way
         return request.events
     return outcome.events if outcome else 0

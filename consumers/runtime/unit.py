@@ -197,7 +197,7 @@ class Unit:
     def _begin(self, standing: Standing) -> None:
         self._days = standing.days
         watched = self._quarantine.watches
-        self._quarantine.begin(standing.cursor, standing.starts)
+        self._quarantine.begin(standing.cursor, standing.starts, standing.days)
         if self._quarantine.watches and not watched:
             about = {**self._about(), "workers": standing.starts}
             log.warning(

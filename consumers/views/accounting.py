@@ -99,6 +99,11 @@ class UnitAccount(Struct, frozen=True):
         return stood_still_ms(self.now_ms, self.at_ms, self.committed_to_ms) if self.declared else 0
 
 
+def handler_name(handler: str, version: int) -> str:
+    """Return a handler's name, with the version of its state where it is not the live one."""
+    return handler if version == LIVE_VERSION else f"{handler} v{version}"
+
+
 async def read_unit_accounts(
     server: AsyncServer, keys: Keys, partitions: int, unreadable: dict[str, str] | None = None
 ) -> list[UnitAccount]:

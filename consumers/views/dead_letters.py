@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from consumers.letters import DeadLetter
+from consumers.views.accounting import handler_name
 from pipeline.connection import AsyncServer
 from pipeline.keys import LIVE_VERSION, Keys
 
@@ -26,7 +27,7 @@ class StoredLetter(Struct, frozen=True):
     @property
     def unit(self) -> str:
         """Its handler, with the version where that is not the first."""
-        return self.handler if self.version == LIVE_VERSION else f"{self.handler} v{self.version}"
+        return handler_name(self.handler, self.version)
 
 
 async def read_dead_letters(

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from consumers.views.accounting import UnitAccount
+from consumers.views.accounting import UnitAccount, handler_name
 from consumers.views.status import Status
-from pipeline.keys import LIVE_VERSION
 
 
 class HandlerFlow(Struct, frozen=True):
@@ -45,11 +44,6 @@ def rates_between(before: Status | None, now: Status) -> tuple[dict[str, float] 
         return None, seconds
     earlier, later = _taken(before), _taken(now)
     return {name: max(0, taken - earlier.get(name, taken)) / seconds for name, taken in later.items()}, seconds
-
-
-def handler_name(handler: str, version: int) -> str:
-    """Return a handler's name, with the version of its state where it is not the live one."""
-    return handler if version == LIVE_VERSION else f"{handler} v{version}"
 
 
 def _handler(name: str, accounts: Sequence[UnitAccount], rate: float | None) -> HandlerFlow:

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
 -- Declare a unit: make its cursor where there is none, and see that it goes on with one recipe at a time.
--- Keeps: a cursor is made once, with the days that it counts; a recipe that has been replaced never comes back by itself; `starts` of the cursor counts
+-- Keeps: a cursor is made once, with the days that it counts; a recipe that has been replaced never comes back by
+--        itself; `starts` of the cursor counts
 --        the owners that took it over while entries waited, one after another, since somebody brought it there.
 -- KEYS  1 stream  2 cursor  3 recipes  4 handlers  5 counters
--- ARGV  1 unit name  2 kind  3 start: oldest | end | archive (then `join` is where the stream goes on)  4 recipe hash  5 recipe  6 group
+-- ARGV  1 unit name  2 kind  3 start: oldest | end | archive (then `join` is where the stream goes on)
+--       4 recipe hash  5 recipe  6 group
 --       7 what to do where another recipe has replaced this one: leave | adopt (an operator rolls back a deploy)
 --       8 token of the state, where this makes it  9 owner: the worker that begins, once however often it asks
 --       10 and 11 days of event time that are counted, from and until (s; 0: an open end)

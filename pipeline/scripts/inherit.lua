@@ -45,7 +45,8 @@ for i = #older, 1, -1 do
   redis.call('LPUSH', KEYS[8], older[i])
 end
 local since = tonumber(base[5] or '0') > tonumber(heir[6] or '0') and base[5] or heir[6]
-redis.call('HSET', KEYS[4], 'days_from', '0', 'days_until', '0', 'token', ARGV[5], 'since', since or '0', 'inherited', '1')
+redis.call('HSET', KEYS[4], 'days_from', '0', 'days_until', '0', 'token', ARGV[5], 'since', since or '0',
+  'inherited', '1')
 redis.pcall('XGROUP', 'DESTROY', KEYS[2], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[4], 'fold')

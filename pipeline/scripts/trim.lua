@@ -10,7 +10,8 @@
 -- KEYS  1 stream  2 counters  3 handlers  4.. cursors of all declared units
 -- ARGV  1 ms that an entry is kept, whoever has taken it  2 ms and 3 bytes of the stream that a sink may hold
 --       4 ms and 5 bytes that an archive may hold
---       6 whether memory is short (1)  7 most entries  8 most bytes of entries to look through  9.. names of the declared units, as their cursors
+--       6 whether memory is short (1)  7 most entries  8 most bytes of entries to look through
+--       9.. names of the declared units, as their cursors
 -- Answers  {OK, entries, events, of these foreign, 1 where a bound ended the call else 0, unit, events it was passed, ...}
 --          | {CHANGED}: other units are declared by now  | {BAD, what}
 -- Counters: `trimmed` are events that were appended, `trimmed_foreign` the others.

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from consumers.register import read_versions
 from consumers.removal import HeldError, holders, retire, survey_unit
+from consumers.views.accounting import handler_name
 from consumers.views.handlers import HandlerHold, read_handlers
 from pipeline.errors import SettingsError
 from pipeline.keys import LIVE_VERSION
@@ -143,7 +144,7 @@ def _table(found: Sequence[HandlerHold], now_ms: int) -> Table:
         table.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
     for row in found:
         table.add_row(
-            row.handler if row.version == LIVE_VERSION else f"{row.handler} v{row.version}",
+            handler_name(row.handler, row.version),
             row.kind,
             str(row.partitions),
             instant(row.declared_ms // _MS_PER_S),

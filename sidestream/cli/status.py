@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.alerts.store import AlertRow, read_alerts
-from consumers.views.accounting import UnitAccount
+from consumers.views.accounting import UnitAccount, handler_name
 from consumers.views.inflight import InFlight
 from consumers.views.status import Memory, ProducerStatus, Stalled, Status, WorkerPresence, read_status
-from pipeline.keys import LIVE_VERSION
 from pipeline.presence import Presence
 from pipeline.units import US_PER_MS
 from sidestream.cli.alerts import rules_table
@@ -218,7 +217,7 @@ def _handlers(accounts: Sequence[UnitAccount], *, wide: bool) -> Table:
         "HANDLER", "#PARTITION", *cursor, "#COMMITTED", "#DEAD", "#SKIPPED", "#FOREIGN", "#UNREAD", "#LAG", "BALANCE"
     )
     for account in sorted(accounts, key=lambda row: (row.version, row.handler, row.partition)):
-        name = account.handler if account.version == LIVE_VERSION else f"{account.handler} v{account.version}"
+        name = handler_name(account.handler, account.version)
         place = account.cursor_id + (f" event {account.cursor_index}" if account.cursor_index else "")
         balance = "-" if account.outstanding_at_least else "ok" if account.balance() == 0 else "BROKEN"
         table.add_row(

@@ -6,8 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 from consumers.state import merge
-from consumers.views.accounting import UnitAccount
-from consumers.views.flow import handler_name
+from consumers.views.accounting import UnitAccount, handler_name
 from consumers.views.status import Memory, ProducerStatus, Status
 from pipeline.presence import Presence
 from pipeline.units import US_PER_MS

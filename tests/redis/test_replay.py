@@ -29,6 +29,7 @@ from consumers.replay.changes import read_changes
 from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import Diff, diff
 from consumers.replay.dropping import drop, plan_drop
+from consumers.replay.pace import LEAST_SHARE, Pace
 from consumers.replay.plan import read_plan
 from consumers.replay.progress import read_progress
 from consumers.replay.running import PassedError, Running, replay_until_idle
@@ -402,6 +403,83 @@ async def test_dead_letters_stand_in_the_way_of_a_handing_over(
         await server.run(script("discard"), [unit.cursor(), unit.dead_letters()], [letter.letter_id])
     await drop(server, keys, PARTITIONS, dropping, effects())
     assert (await read_versions(server, keys)).base("cost") == 2
+
+
+async def test_a_stranger_s_entry_stops_no_replay(
+    server: AsyncServer, keys: Keys, append: Appender, archive: SegmentArchive
+) -> None:
+    """A sequence that is no number, in the archive and behind the join."""
+    stream = keys.partition(0).stream()
+    for part in ("archive", "stream"):
+        await append([UsageEvent(NOW_US, input_tokens=5)])
+        await server.call("XADD", stream, "*", "s", "no number", "b", b"{}")
+        await carried(server, keys, archive)
+        if part == "archive":
+            await trim_all(server, keys)
+    replay, _ = await replayed(server, keys, archive)
+    assert (await compared(server, keys, replay)).equal
+    accounts = [await read_unit_account(server, keys.partition(0), "cost", version=v) for v in (1, 2)]
+    assert [account.dead for account in accounts] == [accounts[0].dead] * 2
+    assert [account.balance() for account in accounts] == [0, 0]
+
+
+async def test_a_replay_that_was_passed_in_the_archive_says_so(
+    server: AsyncServer, keys: Keys, append: Appender, traffic: int, archive: SegmentArchive
+) -> None:
+    """Its cursor was moved over the join while memory was short: it ends with the reason, and does not wait."""
+    await carried(server, keys, archive)
+    await trim_all(server, keys)
+    await append([UsageEvent(NOW_US)] * 3)
+    await carried(server, keys, archive)
+    replay = await begin(server, keys, PARTITIONS, Asked(effects(), ALL_DAYS, archive))
+    shadow = Worker(server, keys, effects(), options=WorkerOptions(version=replay.number, history=archive))
+    await shadow.open()
+    for unit in shadow.units:
+        await unit.declare()
+    gone = await trim(server, keys.partition(0), Retention(0, 0, 0, relief=1))
+    assert gone.skipped == {"v2:metrics": 3, "v2:cost": 3}
+    with anyio.fail_after(20), pytest.raises(PassedError, match="lacks 6 events"):
+        await Running(server, keys, PARTITIONS, effects(), archive=archive).run(replay)
+
+
+async def test_a_replay_slows_down_for_those_who_count_live(
+    server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a worker that is alive falls behind, the share of time shrinks to its floor, and grows again behind it."""
+    await carried(server, keys)
+    await append([UsageEvent(NOW_US)])
+    monkeypatch.setattr("consumers.replay.pace.MOST_LAG_MS", 5)
+    monkeypatch.setattr("consumers.replay.pace.LOOK_S", 0.001)
+    pace = Pace(server, keys, PARTITIONS, ["metrics"], rate=None, done=lambda: 0)
+    with anyio.move_on_after(0.2):
+        await pace.watch()
+    assert (pace.share, pace.why) == (1.0, ""), "nobody is there who could be disturbed"
+    await server.call("ZADD", keys.workers_of("v1:metrics"), 10**13, "w1")
+    with anyio.move_on_after(0.5):
+        await pace.watch()
+    assert pace.share == LEAST_SHARE
+    assert "the live handlers are" in pace.why
+    await carried(server, keys)
+    with anyio.move_on_after(0.2):
+        await pace.watch()
+    assert pace.share > LEAST_SHARE
+    await server.call("DEL", keys.workers_of("v1:metrics"))
+
+
+async def test_a_rate_is_owed_for_what_was_done(
+    server: AsyncServer, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 events at 100 a second are five seconds, less what the step itself took."""
+    done, slept = 0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("consumers.replay.pace.anyio.sleep", sleep)
+    pace = Pace(server, keys, PARTITIONS, ["metrics"], rate=100, done=lambda: done)
+    async with pace.turn():
+        done = 500
+    assert 4 < slept[0] <= 5
 
 
 async def test_what_no_archive_has_is_lacking_and_said(
