@@ -77,6 +77,20 @@ class Archive(Protocol):
     segment_age_s: float
     """Or when the first of them was gathered so long ago, in seconds."""
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        ...
+
+    async def partitions(self) -> Sequence[int]:
+        """Return the partitions that have segments.
+
+        Raises:
+            TransientError: The store is away.
+            PermanentError: It refuses.
+        """
+        ...
+
     async def put(self, partition: int, archived: Sequence[Archived]) -> None:
         """Write entries as a segment, once.
 

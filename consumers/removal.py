@@ -9,22 +9,18 @@ Keeps:
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import cast
 
 import anyio
 
+from consumers.keyspace import DELETED_AT_ONCE, raw, scan, unlink
 from consumers.runtime.lease import LEASE_TTL_MS, RENEW_S
 from pipeline.connection import AsyncServer
 from pipeline.errors import PermanentError
 from pipeline.keys import Keys, UnitKeys, kind_of
 from pipeline.scripting import script
-
-_SCAN_COUNT: Final = 1_000
-"""Keys that one step of SCAN looks at: under a millisecond of the server's time."""
-
-_DELETED_AT_ONCE: Final = 500
 
 
 class HeldError(PermanentError):
@@ -125,7 +121,7 @@ async def retire(server: AsyncServer, keys: Keys, partitions: int, unit: str) ->
                 raise HeldError(f"{unit}, partition {number}, was taken meanwhile: {rest[0].decode() or 'by somebody'}")
             gone += int(rest[0])
             await leases.renew()
-        async for some in _scan(server, keys.unit_pattern(unit), _owned_by(units)):
+        async for some in scan(server, keys.unit_pattern(unit), _owned_by(units)):
             gone += await _sweep(server, units, some)
             await leases.renew()
     finally:
@@ -141,9 +137,8 @@ async def purge(server: AsyncServer, keys: Keys) -> int:
         SidestreamError: See `AsyncServer.call`; called again, it goes on.
     """
     gone = 0
-    async for some in _scan(server, keys.pattern(), keys.owns):
-        for first in range(0, len(some), _DELETED_AT_ONCE):
-            gone += int(await server.call("UNLINK", *map(_raw, some[first : first + _DELETED_AT_ONCE])))
+    async for some in scan(server, keys.pattern(), keys.owns):
+        gone += await unlink(server, some)
     return gone
 
 
@@ -164,43 +159,28 @@ async def _alive(server: AsyncServer, index: str) -> list[str]:
 async def _survey(server: AsyncServer, pattern: str, owns: Callable[[str], bool]) -> Survey:
     found = Survey()
     seen: set[str] = set()
-    async for some in _scan(server, pattern, owns):
+    async for some in scan(server, pattern, owns):
         # SCAN may show a key twice.
         new = [key for key in some if key not in seen]
         seen.update(new)
-        sizes = await server.all([["MEMORY", "USAGE", _raw(key)] for key in new])
+        sizes = await server.all([["MEMORY", "USAGE", raw(key)] for key in new])
         for key, size_bytes in zip(new, sizes, strict=True):
             found.add(key, int(size_bytes or 0))
     return found
 
 
-async def _scan(server: AsyncServer, pattern: str, owns: Callable[[str], bool]) -> AsyncGenerator[list[str]]:
-    """Iterate over the keys that match, some at a time; a key that stays from beginning to end is among them."""
-    cursor = b"0"
-    while True:
-        cursor, batch = await server.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
-        if some := [key for name in batch if owns(key := name.decode("utf-8", "surrogateescape"))]:
-            yield some
-        if cursor == b"0":
-            return
-
-
 async def _sweep(server: AsyncServer, units: Sequence[UnitKeys], some: Sequence[str]) -> int:
     gone = 0
     for unit in units:
-        mine = [_raw(key) for key in some if unit.owns(key) and key != unit.lease()]
-        for first in range(0, len(mine), _DELETED_AT_ONCE):
+        mine = [raw(key) for key in some if unit.owns(key) and key != unit.lease()]
+        for first in range(0, len(mine), DELETED_AT_ONCE):
             # The keys are those that the server has just named: whatever they are called, they are of this unit.
-            wanted = [unit.cursor(), *mine[first : first + _DELETED_AT_ONCE]]
+            wanted = [unit.cursor(), *mine[first : first + DELETED_AT_ONCE]]
             answer, *rest = await server.run(script("sweep"), cast("list[str]", wanted), [])
             if answer != b"OK":
                 raise HeldError(f"{unit.name} has been begun anew: stop what runs it, then retire it again")
             gone += int(rest[0])
     return gone
-
-
-def _raw(key: str) -> bytes:
-    return key.encode("utf-8", "surrogateescape")
 
 
 class _Leases:

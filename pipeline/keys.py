@@ -159,6 +159,10 @@ class UnitKeys:
     prefix: str
     name: str
 
+    def pattern(self) -> str:
+        """What SCAN finds all keys of the unit with."""
+        return f"{self.prefix}:*"
+
     def owns(self, key: str) -> bool:
         """Return whether a key is of this unit."""
         return key.startswith(f"{self.prefix}:")

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from consumers.replay.keyspace import scan
+from consumers.keyspace import scan
 from consumers.windows import day_name
 from pipeline.connection import AsyncServer
 from pipeline.keys import UnitKeys
@@ -13,7 +13,8 @@ _NOT_STATE = ("cursor", "recipes", "dlq", "lease")
 async def state_of(server: AsyncServer, unit: UnitKeys) -> dict[str, dict[bytes, bytes]]:
     """Return every window, marginal, ranking and catalogue of a unit: key -> field or member -> value or score."""
     found: dict[str, dict[bytes, bytes]] = {}
-    for key in await scan(server, f"{unit.prefix}:*"):
+    keys = {key async for some in scan(server, unit.pattern(), unit.owns) for key in some}
+    for key in sorted(keys):
         name = key.removeprefix(f"{unit.prefix}:")
         if name in _NOT_STATE:
             continue

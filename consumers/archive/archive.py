@@ -46,6 +46,15 @@ class SegmentArchive:
         self.segment_bytes = segment_bytes
         self.segment_age_s = segment_age_s
 
+    @property
+    def url(self) -> str:
+        """Where it is; see `Archive.url`."""
+        return self.store.url
+
+    async def partitions(self) -> Sequence[int]:
+        """Return the partitions that have segments; see `Archive.partitions`."""
+        return await self.store.partitions()
+
     async def put(self, partition: int, archived: Sequence[Archived]) -> None:
         """Write entries as a segment; see `Archive.put`."""
         segment = await anyio.to_thread.run_sync(build_segment, self.store.namespace, partition, archived)

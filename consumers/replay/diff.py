@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 
 from consumers.folding import MAX_AHEAD_US, entry_time_us
-from consumers.replay.keyspace import scan
+from consumers.keyspace import scan
 from consumers.runtime.committing import Standing, parse_standing
 from consumers.values import UnreadableValueError, unpack
 from consumers.versions import ALL_DAYS, Days, Replay, Versions
@@ -185,7 +185,8 @@ async def _state(server: AsyncServer, unit: UnitKeys) -> dict[str, Fields]:
     """Return every window of a unit, its fields under the names of cells instead of their numbers."""
     found: dict[str, Fields] = {}
     catalogues: dict[str, dict[str, str]] = {}
-    for key in await scan(server, f"{unit.prefix}:*"):
+    keys = {key async for some in scan(server, unit.pattern(), unit.owns) for key in some}
+    for key in sorted(keys):
         name = key.removeprefix(f"{unit.prefix}:")
         if name.startswith(("w:", "by:")):
             found[name] = _measures(await server.call("HGETALL", key))

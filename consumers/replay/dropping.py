@@ -7,23 +7,20 @@ Keeps:
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec import Struct
 
+from consumers.keyspace import scan, unlink
 from consumers.register import change_versions, read_versions
 from consumers.removal import Survey, survey_unit
 from consumers.replay.changing import check_follows
 from consumers.replay.diff import NOT_OURS
 from consumers.replay.inheriting import GRAVESTONE_MS, inherit
-from consumers.replay.keyspace import read_declared, scan
 from consumers.runtime.effects import Effect
 from consumers.versions import ALL_DAYS, Days, Versions, VersionsError
 from pipeline.connection import AsyncServer
 from pipeline.keys import Keys, PartitionKeys
 from pipeline.scripting import script
-
-_DELETED_AT_ONCE: Final = 500
 
 
 class Dropping(Struct, frozen=True):
@@ -56,7 +53,7 @@ async def plan_drop(server: AsyncServer, keys: Keys, partitions: int, number: in
         versions.taken_over(heir.number, handlers)
         units = [(number, handler) for handler in handlers]
         return Dropping(number, units, heir.number, None if heir.days == ALL_DAYS else heir.days)
-    there = [unit for unit in await read_declared(server, keys, partitions) if unit[0] == number]
+    there = [unit for unit in await _declared(server, keys, partitions) if unit[0] == number]
     left = [unit for unit in there if number not in versions.all(unit[1])]
     if left:
         return Dropping(number, left)
@@ -156,7 +153,18 @@ async def _bury(server: AsyncServer, partition: PartitionKeys, handler: str, ver
     unit = partition.unit(handler, version)
     wanted = [partition.stream(), partition.handlers(), unit.cursor()]
     gone = int(await server.run(script("bury"), wanted, [unit.name, GRAVESTONE_MS]))
-    found = [key for key in await scan(server, f"{unit.prefix}:*") if unit.owns(key) and key != unit.cursor()]
-    for first in range(0, len(found), _DELETED_AT_ONCE):
-        gone += int(await server.call("UNLINK", *found[first : first + _DELETED_AT_ONCE]))
+    async for some in scan(server, unit.pattern(), unit.owns):
+        gone += await unlink(server, [key for key in some if key != unit.cursor()])
     return gone
+
+
+async def _declared(server: AsyncServer, keys: Keys, partitions: int) -> list[tuple[int, str]]:
+    """Return the (version, handler) that are declared in some partition and keep a state."""
+    found: set[tuple[int, str]] = set()
+    for number in range(partitions):
+        flat = await server.call("HGETALL", keys.partition(number).handlers())
+        for name, kind in zip(flat[::2], flat[1::2], strict=True):
+            version, _, handler = name.decode().partition(":")
+            if kind in {b"fold", b"replay"}:
+                found.add((int(version.removeprefix("v")), handler))
+    return sorted(found)

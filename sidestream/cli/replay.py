@@ -10,7 +10,7 @@ import typer
 from consumers.archive.archive import SegmentArchive
 from consumers.register import read_versions
 from consumers.removal import workers_alive
-from consumers.replay.beginning import Asked, begin, building, check_recipes
+from consumers.replay.beginning import Asked, building, check_archive, check_asked, check_recipes, resume
 from consumers.replay.changes import Changes, read_changes
 from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import MOST_SHOWN, Diff, diff
@@ -19,7 +19,7 @@ from consumers.replay.plan import read_plan
 from consumers.replay.progress import ReplayProgress, read_progress, read_shelf
 from consumers.replay.running import Running
 from consumers.runtime.effects import Effect
-from consumers.versions import Days, Replay, Versions, VersionsError
+from consumers.versions import Replay, Versions, VersionsError
 from pipeline.errors import SettingsError
 from sidestream.cli.days import FirstDay, LastDay, parse_days
 from sidestream.cli.human import counted
@@ -129,7 +129,8 @@ def run_replay(
     async def command() -> int:
         days, effects = parse_days(first, last), _effects(handler)
         async with open_session(Place(namespace, redis_url)) as session:
-            replay = await _begun(session, effects, days, asks=bool(handler or first or last), archive=archive)
+            asked = Asked(effects, days, _history(session, archive=archive))
+            replay = await _begun(session, asked, asks=bool(handler or first or last))
             replay, progress = await _carry(session, replay, rate, follow=follow, archive=archive, quiet=as_json)
             alive = await workers_alive(session.server, session.keys)
         if as_json:
@@ -331,57 +332,19 @@ def _chosen(versions: Versions, number: int | None) -> Replay:
     )
 
 
-async def _begun(session: Session, effects: Sequence[Effect], days: Days, *, asks: bool, archive: bool) -> Replay:
+async def _begun(session: Session, asked: Asked, *, asks: bool) -> Replay:
     """Return the replay that is being built, or has just caught up with the same to do; else begin one."""
-    versions = await read_versions(session.server, session.keys)
-    past = _history(session, archive=archive)
-    url = past.store.url if past else ""
-    asked = Asked(effects, days, past, url)
-    found = building(versions) or next((one for one in versions.replays if _is_the_same(one, asked)), None)
-    if found is None:
-        await _check_partitions(session, asked)
-        try:
-            return await begin(session.server, session.keys, session.partitions, asked)
-        except VersionsError:
-            # Who was started at the same moment has begun it: then this is one more that carries it.
-            found = building(await read_versions(session.server, session.keys))
-            if found is None:
-                raise
-    if asks and (found.handlers != tuple(effect.name for effect in effects) or found.days != days):
-        raise VersionsError(
-            f"version {found.number} is being built, of {', '.join(found.handlers)}, {found.days}: go on with it by "
-            f"`sidestream replay run` alone, or `sidestream replay drop {found.number}` first"
-        )
+    found = await resume(session.server, session.keys, session.partitions, asked)
+    if asks:
+        check_asked(found, asked)
     check_recipes(found, fold_effects())
-    if found.progress == "building" and found.archive != url:
-        began = f"with the archive at {found.archive}" if found.archive else "with the stream alone (--no-archive)"
-        raise VersionsError(
-            f"version {found.number} has begun {began}, and here that is {url or 'none'}: set "
-            "SIDESTREAM_ARCHIVE_URL as there, or drop it"
-        )
+    check_archive(found, asked.archive_url)
     return found
-
-
-def _is_the_same(one: Replay, asked: Asked) -> bool:
-    """Return whether a replay that has caught up, and answers for nothing, is what is asked for."""
-    recipes = {effect.name: effect.recipe()[0] for effect in asked.effects}
-    same = (one.handlers, one.days, dict(one.recipes)) == (asked.handlers, asked.days, recipes)
-    return one.progress == "ready" and same and one.archive == asked.archive_url
 
 
 def _unfinished(replay: Replay) -> list[str]:
     still = f"version {replay.number} is still being built: what it has not read yet it lacks"
     return [still] if replay.progress == "building" else []
-
-
-async def _check_partitions(session: Session, asked: Asked) -> None:
-    if isinstance(asked.archive, SegmentArchive):
-        beyond = [number for number in await asked.archive.store.partitions() if number >= session.partitions]
-        if beyond:
-            raise VersionsError(
-                f"the archive has partitions up to {beyond[-1]}, and this namespace has {session.partitions}: let it "
-                f"have {beyond[-1] + 1} first (SIDESTREAM_PARTITIONS of a producer), or their events would not be read"
-            )
 
 
 # Running

@@ -24,7 +24,7 @@ from consumers.pricing import PriceBook
 from consumers.recipe import Recipe
 from consumers.register import read_versions
 from consumers.replay import inheriting
-from consumers.replay.beginning import Asked, begin
+from consumers.replay.beginning import Asked, begin, check_archive, check_asked, resume
 from consumers.replay.changes import read_changes
 from consumers.replay.changing import rollback, swap
 from consumers.replay.diff import Diff, diff
@@ -592,12 +592,44 @@ async def test_a_drop_that_was_killed_is_gone_on_with(server: AsyncServer, keys:
     before = {key for key in await server.call("KEYS", "*") if b":v1:" in key}
     await replayed(server, keys)
     await server.call("DEL", keys.versions())
+    await server.call("SET", f"{keys.partition(0).unit('metrics', 2).prefix}:odd".encode() + b"\xff", "not UTF-8")
     dropping = await plan_drop(server, keys, PARTITIONS, 2)
     assert await drop(server, keys, PARTITIONS, dropping) > 100
     after = set(await server.call("KEYS", "*"))
     assert before <= after
     assert all(key.endswith(b":cursor") for key in after if b":v2:" in key)
     assert len(await server.call("XINFO", "GROUPS", keys.partition(0).stream())) == 2
+
+
+async def test_no_replay_is_begun_that_would_leave_a_partition_of_the_archive_unread(
+    server: AsyncServer, keys: Keys, traffic: int, archive: SegmentArchive
+) -> None:
+    """A namespace with fewer partitions than the archive is told how many it needs; nothing is entered."""
+    await carried(server, keys, archive)
+    with pytest.raises(VersionsError, match="partitions up to 3, and this namespace has 2: let it have 4 first"):
+        await begin(server, keys, 2, Asked(effects(), ALL_DAYS, archive))
+    assert (await read_versions(server, keys)).replays == ()
+
+
+async def test_what_was_begun_is_gone_on_with_and_nothing_else_in_its_name(
+    server: AsyncServer, keys: Keys, traffic: int, archive: SegmentArchive
+) -> None:
+    """The same to do is the same version, also when it has caught up; others' days and another archive are refused."""
+    asked = Asked(effects(), ALL_DAYS, archive)
+    begun = await begin(server, keys, PARTITIONS, asked)
+    assert await resume(server, keys, PARTITIONS, asked) == begun
+    check_asked(begun, asked)
+    check_archive(begun, archive.url)
+    days = Days(TODAY_S, 0)
+    with pytest.raises(VersionsError, match=f"version {begun.number} is being built, of metrics, cost, all days"):
+        check_asked(begun, Asked(effects(), days, archive))
+    with pytest.raises(VersionsError, match="has begun with the archive at file:.*, and here that is none"):
+        check_archive(begun, "")
+    await drop(server, keys, PARTITIONS, await plan_drop(server, keys, PARTITIONS, begun.number))
+    done, _ = await replayed(server, keys, archive)
+    assert (await resume(server, keys, PARTITIONS, asked)).number == done.number
+    other = await resume(server, keys, PARTITIONS, Asked(effects(), days, archive))
+    assert (other.number > done.number, other.days, other.progress) == (True, days, "building")
 
 
 async def test_a_version_nobody_knows_any_more_is_not_begun_again(
