@@ -7,13 +7,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import events_of
 
 from consumers.contract import Slice
 from consumers.handlers.metrics import RANKED_BY, MetricsHandler
 from consumers.payload import Known, OverflowingError, PayloadBuilder
 from consumers.state import OTHER, Caps
 from consumers.values import MOST, TooLargeError, UnreadableValueError, added, pack, unpack
-from pipeline.events import ErrorEvent, Event, OperationEvent, Resource, TransitionEvent, UsageEvent
+from pipeline.events import Event, Resource, UsageEvent
 from pipeline.keys import Keys
 from pipeline.wire import Frame
 
@@ -22,21 +23,7 @@ UNIT = Keys("test").partition(0).unit("metrics")
 CAPS = Caps(cells=3, names=4, slowest=2, ranked=2)
 
 times = st.integers(0, 8).map(lambda step: START_US + step * 1_800_000_000)
-names = st.sampled_from(["a", "b", "c", "d", "e", "f", OTHER])
-events = st.one_of(
-    st.builds(
-        UsageEvent,
-        time_us=times,
-        agent=names,
-        input_tokens=st.integers(0, 50),
-        duration_us=st.none() | st.integers(0, 10**7),
-        session=names,
-        user=st.sampled_from(["", "u"]),
-    ),
-    st.builds(OperationEvent, time_us=times, kind=st.just("run"), duration_us=st.integers(0, 10**7), session=names),
-    st.builds(TransitionEvent, time_us=times, from_state=names, to_state=names),
-    st.builds(ErrorEvent, time_us=times, type=names, session=names),
-)
+events = events_of(times, st.sampled_from(["a", "b", "c", "d", "e", "f", OTHER]))
 
 
 class Store:

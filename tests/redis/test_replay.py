@@ -623,7 +623,7 @@ async def test_what_was_begun_is_gone_on_with_and_nothing_else_in_its_name(
     days = Days(TODAY_S, 0)
     with pytest.raises(VersionsError, match=f"version {begun.number} is being built, of metrics, cost, all days"):
         check_asked(begun, Asked(effects(), days, archive))
-    with pytest.raises(VersionsError, match="has begun with the archive at file:.*, and here that is none"):
+    with pytest.raises(VersionsError, match=r"has begun with the archive at file:.*, and here that is none"):
         check_archive(begun, "")
     await drop(server, keys, PARTITIONS, await plan_drop(server, keys, PARTITIONS, begun.number))
     done, _ = await replayed(server, keys, archive)
