@@ -27,6 +27,7 @@ LEAST_SHARE: Final = 0.05
 _SLOWER: Final = 0.6
 _FASTER: Final = 0.05
 _MOST_PAUSE_S: Final = 1.0
+_ROUNDS_A_SECOND: Final = 4
 _MOST_MEMORY_RATIO: Final = 0.8
 
 
@@ -64,6 +65,13 @@ class Pace:
         self._done = done
         self._began_s = time.monotonic()
         self._begun_with = done()
+
+    @property
+    def most_events(self) -> int | None:
+        """Of one step: so few that all units together take what a rate gives in a quarter of a second; None: any."""
+        if self._rate is None:
+            return None
+        return max(1, self._rate // (_ROUNDS_A_SECOND * self._partitions * len(self._handlers)))
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:

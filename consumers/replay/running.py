@@ -80,6 +80,7 @@ class Running:
         check_recipes(replay, mine)
         pace = Pace(self.server, self.keys, self.partitions, replay.handlers, rate=self.rate, done=self._events)
         options = WorkerOptions(version=replay.number, history=self.archive, pace=pace.turn)
+        options.most_events = pace.most_events
         options.presence = {"handlers": ",".join(f"{name} v{replay.number}" for name in replay.handlers)}
         worker = self._worker = Worker(self.server, self.keys, mine, options=options)
         failed: SidestreamError | None = None

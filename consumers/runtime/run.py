@@ -75,14 +75,15 @@ class WorkerOptions:
     have ended other workers has `trial_timeout_s` seconds (`quarantine`).
 
     A worker carries the base of each handler, and what has been replayed beside it; with a `version` it carries that
-    replay alone, from its beginning on. Each step of a unit is taken within `pace`, which may wait. `history` is the
-    archive that replays begin with.
+    replay alone, from its beginning on. Each step of a unit is taken within `pace`, which may wait, and is of
+    `most_events` at most. `history` is the archive that replays begin with.
     """
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}")
     version: int | None = None
     history: Archive | None = None
     pace: Callable[[], AbstractAsyncContextManager[None]] = nullcontext[None]
+    most_events: int | None = None
     presence: dict[str, str] = field(default_factory=dict[str, str])
     adopt_recipe: bool = False
     revive: Callable[[], None] | None = None
@@ -124,6 +125,7 @@ class Worker:
             adopt_recipe=self.options.adopt_recipe,
             owner=self.options.name,
             trial_timeout_s=self.options.trial_timeout_s,
+            most_events=self.options.most_events,
         )
         self._roster = Roster(
             server, keys, self._effects, shared, only=self.options.version, history=self.options.history

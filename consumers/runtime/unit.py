@@ -70,7 +70,7 @@ class UnitOptions:
     """What units of one worker share: a decoder, the state's version, and whether to take over from a newer recipe.
 
     `owner` names the worker, as no other is or was ever named. A process that tries a batch has `trial_timeout_s`
-    seconds, and one at a time has its turn.
+    seconds, and one at a time has its turn. `most_events` makes batches smaller than `MOST_EVENTS`.
     """
 
     decoder: Decoder = field(default_factory=Decoder)
@@ -79,6 +79,7 @@ class UnitOptions:
     owner: str = field(default_factory=new_token)
     trial_timeout_s: float = TIMEOUT_S
     trial_turn: anyio.Lock = field(default_factory=anyio.Lock)
+    most_events: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,14 @@ class Unit:
         self._options = options
         self._position: Position | None = None
         self._days = ALL_DAYS
-        self._most_events = MOST_EVENTS
+        self._most_events = self._usual_events
         self._committer = Committer(server, partition, self.keys, effect)
         tried = Tried(effect.factory, effect.recipe()[0], partition.number, VALUE_BUDGET)
         self._quarantine = Quarantine(tried, options.trial_timeout_s, options.trial_turn)
+
+    @property
+    def _usual_events(self) -> int:
+        return min(self._options.most_events or MOST_EVENTS, MOST_EVENTS)
 
     @property
     def trials(self) -> int:
@@ -272,12 +277,12 @@ class Unit:
         return portions_of(entries, position.cursor, self._options.decoder, self.partition.number, most_events)
 
     async def _entries(self, cursor: Cursor, block_ms: int | None) -> Sequence[StoredEntry]:
+        most = min(READ_ENTRIES, self._usual_events)
         if cursor.index or block_ms is None:
-            inclusive = cursor.index > 0
             return await read_after(
-                self._server, self.partition, cursor.entry_id, inclusive=inclusive, most=READ_ENTRIES
+                self._server, self.partition, cursor.entry_id, inclusive=cursor.index > 0, most=most
             )
-        return await wait_after(self._server, self.partition, cursor.entry_id, block_ms=block_ms, most=READ_ENTRIES)
+        return await wait_after(self._server, self.partition, cursor.entry_id, block_ms=block_ms, most=most)
 
     async def _commit(self, position: Position, portions: Sequence[Portion], folded: Folded) -> int:
         outcome = outcome_of(portions, folded, position.cursor)
@@ -316,7 +321,7 @@ class Unit:
             return self._refused(answer, rest)
         position.state.learn(payload, token)
         self._position = Position(outcome.cursor, position.state)
-        self._most_events = MOST_EVENTS
+        self._most_events = self._usual_events
         self._quarantine.committed(outcome.cursor, outcome.events)
         self._count(outcome, int(rest[0]))
         if int(rest[1]) > payload.created:

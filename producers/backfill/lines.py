@@ -6,6 +6,8 @@ Keeps:
 - Every line that is refused still has its bytes, as they stood in the file.
 """
 
+import difflib
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final, TypeAlias, cast, get_args
@@ -164,7 +166,14 @@ def _refuse_unknown(fields: Mapping[str, object]) -> None:
         raise NoEventError(f"{KIND}: {said}: use one of {', '.join(FIELDS)}")
     if not fields.keys() <= FIELDS[kind]:
         name = min(fields.keys() - FIELDS[kind])
-        raise NoEventError(f"{name}: there is no such field of a {kind}")
+        raise NoEventError(f"{name}: there is no such field of a {kind}{_meant(kind, name)}")
+
+
+@functools.lru_cache(maxsize=256)
+def _meant(kind: str, name: str) -> str:
+    """Return the field that a name may stand for: every line of a file has the same ones."""
+    close = difflib.get_close_matches(name, [*FIELDS[kind], *RESOURCE_FIELDS, ID], 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _event(fields: dict[str, object]) -> Event:

@@ -116,6 +116,7 @@ def test_what_is_too_long_is_cut_as_it_is_live() -> None:
         ('{"event":"usage","time_us":"1"}', "time_us: Expected `int`, got `str`"),
         ('{"event":"usage","time_us":1,"input_tokens":-1}', "input_tokens: Expected `int` >= 0"),
         ('{"event":"usage","time_us":1,"input_token":1}', "input_token: there is no such field of a usage"),
+        ('{"event":"usage","time":1}', "time: there is no such field of a usage; did you mean time_us?"),
         ('{"event":"error","time_us":1,"input_tokens":1}', "input_tokens: there is no such field of a error"),
         ('{"event":"usage","time_us":1,"tags":[1]}', "tags[0]: Expected `str`, got `int`"),
         ('{"event":"usage","time_us":1,"id":1.5}', "id: use a text or a whole number"),

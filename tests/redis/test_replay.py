@@ -482,6 +482,21 @@ async def test_a_rate_is_owed_for_what_was_done(
     assert 4 < slept[0] <= 5
 
 
+async def test_a_rate_holds_from_the_first_step_on(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """Units do not begin with a batch each that is owed for minutes: a replay of few events would know no rate."""
+    for partition in range(PARTITIONS):
+        await append([UsageEvent(NOW_US)] * 500, partition=partition)
+    replay = await begin(server, keys, PARTITIONS, Asked(effects(), ALL_DAYS))
+    running = Running(server, keys, PARTITIONS, effects(), rate=320)
+    began_s = time.monotonic()
+    async with anyio.create_task_group() as group:
+        group.start_soon(running.run, replay)
+        await anyio.sleep(1)
+        running.stop()
+    taken = (await read_progress(server, keys, PARTITIONS, replay)).taken
+    assert 0 < taken <= 320 * (time.monotonic() - began_s) + 2 * 80, "and two rounds of all units at the most"
+
+
 async def test_what_no_archive_has_is_lacking_and_said(
     server: AsyncServer, keys: Keys, append: Appender, traffic: int, archive: SegmentArchive
 ) -> None:
