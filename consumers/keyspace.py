@@ -4,7 +4,7 @@ Keeps:
 - Whatever a key is called, UTF-8 or not, its name comes and goes unharmed.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Final
 
 from pipeline.connection import AsyncServer
@@ -12,7 +12,7 @@ from pipeline.connection import AsyncServer
 _SCANNED_AT_ONCE: Final = 1_000
 """Keys that one step of SCAN looks at: under a millisecond of the server's time."""
 
-DELETED_AT_ONCE: Final = 500
+_DELETED_AT_ONCE: Final = 500
 
 
 async def scan(server: AsyncServer, pattern: str, owns: Callable[[str], bool]) -> AsyncGenerator[list[str]]:
@@ -38,10 +38,12 @@ async def unlink(server: AsyncServer, keys: Sequence[str]) -> int:
     Raises:
         SidestreamError: See `AsyncServer.call`.
     """
-    gone = 0
-    for first in range(0, len(keys), DELETED_AT_ONCE):
-        gone += int(await server.call("UNLINK", *map(raw, keys[first : first + DELETED_AT_ONCE])))
-    return gone
+    return sum([int(await server.call("UNLINK", *map(raw, some))) for some in in_steps(keys)])
+
+
+def in_steps(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Iterate over keys, as many at a time as one command may delete."""
+    return (keys[first : first + _DELETED_AT_ONCE] for first in range(0, len(keys), _DELETED_AT_ONCE))
 
 
 def raw(key: str) -> bytes:

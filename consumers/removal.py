@@ -15,7 +15,7 @@ from typing import cast
 
 import anyio
 
-from consumers.keyspace import DELETED_AT_ONCE, raw, scan, unlink
+from consumers.keyspace import in_steps, raw, scan, unlink
 from consumers.runtime.lease import LEASE_TTL_MS, RENEW_S
 from pipeline.connection import AsyncServer
 from pipeline.errors import PermanentError
@@ -172,10 +172,10 @@ async def _survey(server: AsyncServer, pattern: str, owns: Callable[[str], bool]
 async def _sweep(server: AsyncServer, units: Sequence[UnitKeys], some: Sequence[str]) -> int:
     gone = 0
     for unit in units:
-        mine = [raw(key) for key in some if unit.owns(key) and key != unit.lease()]
-        for first in range(0, len(mine), DELETED_AT_ONCE):
+        mine = [key for key in some if unit.owns(key) and key != unit.lease()]
+        for step in in_steps(mine):
             # The keys are those that the server has just named: whatever they are called, they are of this unit.
-            wanted = [unit.cursor(), *mine[first : first + DELETED_AT_ONCE]]
+            wanted = [unit.cursor(), *map(raw, step)]
             answer, *rest = await server.run(script("sweep"), cast("list[str]", wanted), [])
             if answer != b"OK":
                 raise HeldError(f"{unit.name} has been begun anew: stop what runs it, then retire it again")

@@ -5,7 +5,7 @@ import time
 import pytest
 from support import Appender
 
-from consumers import removal
+from consumers import keyspace
 from consumers.handlers.metrics import MetricsHandler
 from consumers.reader import StateReader
 from consumers.removal import HeldError, holders, purge, retire, survey_namespace, survey_unit
@@ -104,8 +104,8 @@ async def test_a_retired_handler_holds_nothing_and_leaves_nothing(
     server: AsyncServer, keys: Keys, append: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its version alone: the other one, and a handler whose name begins alike, stay as they are."""
-    monkeypatch.setattr(removal, "_SCAN_COUNT", 3)
-    monkeypatch.setattr(removal, "_DELETED_AT_ONCE", 2)
+    monkeypatch.setattr(keyspace, "_SCANNED_AT_ONCE", 3)
+    monkeypatch.setattr(keyspace, "_DELETED_AT_ONCE", 2)
     for number in range(PARTITIONS):
         await append(usages(), partition=number)
     await worker_of(server, keys).run_until_idle()
@@ -214,8 +214,8 @@ async def test_a_purge_takes_the_keys_of_its_namespace_and_no_other_ones(
     server: AsyncServer, keys: Keys, append: Appender, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the name of one is the beginning of the other's."""
-    monkeypatch.setattr(removal, "_SCAN_COUNT", 3)
-    monkeypatch.setattr(removal, "_DELETED_AT_ONCE", 2)
+    monkeypatch.setattr(keyspace, "_SCANNED_AT_ONCE", 3)
+    monkeypatch.setattr(keyspace, "_DELETED_AT_ONCE", 2)
     other = Keys(name)
     for place in (keys, other):
         await Appender(server, place)(usages())
