@@ -221,7 +221,7 @@ def print_bits(out: Console, result: Diff, most: int) -> None:
         out.print(f"Differs: {where}: {what}", markup=False)
     if len(result.differences) > most:
         out.print(f"... and {len(result.differences) - most:,} more (--most, --json)")
-    if result.windows == 0 and not result.apart:
+    if result.windows == 0:
         out.print("Nothing to compare.")
     elif result.equal:
         out.print(f"Equal, bit by bit: {result.windows:,} windows, {result.fields:,} fields.")
