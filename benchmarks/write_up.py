@@ -27,7 +27,9 @@ TITLES: Final = {
     "memory": "Redis memory an event",
     "backfill": "Files fed",
     "import_time": "Import time",
-    "dashboard": "What looking costs",
+    "dashboard": "What looking costs: the web page",
+    "left_open": "What looking costs: a page left open for ten minutes",
+    "terminal": "What looking costs: the terminal",
 }
 _HEAD: Final = """# Benchmarks
 
