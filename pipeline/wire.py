@@ -225,6 +225,15 @@ class FrameDecoder:
             bad = {index: event for index, event in bad.items() if index not in known}
         return Frame(entry.entry_id, entry.producer, entry.first_seq, resource, origin, events, bad, known)
 
+    def may_hold(self, entry: Entry, name: str) -> bool:
+        """Say whether an entry may hold a name, without decoding it; False where it certainly does not.
+
+        Raises:
+            WireError: It cannot be expanded.
+        """
+        # JSON may write a character in several ways; msgpack in one.
+        return entry.codec == "json" or name.encode("utf-8", "surrogatepass") in self._expand(entry)
+
     def _expand(self, entry: Entry) -> bytes:
         if len(entry.body) > limits.MAX_BODY_BYTES:
             raise WireError(

@@ -27,7 +27,10 @@ STANDINGS: Final = ("stuck", "long", "active", "quiet", "ended")
 """Where a session can stand, what asks for somebody first."""
 
 LEAST_LONG_US: Final = MINUTE_S * US_PER_S
-"""Below a minute no stay counts as long, whatever others took."""
+"""Below a minute no stay counts as long, whatever others took, and no silence as an end."""
+
+_SETTLES_US: Final = 10 * US_PER_S
+"""A run that takes its session into the last state ends a little later."""
 
 _LEAST_VISITS: Final = 20
 """Visits from which on "95 % of them" means something."""
@@ -51,7 +54,7 @@ class LiveSession(Struct, frozen=True):
 
     `standing` is `active`; `long` where it has stayed in its state longer than 95 % of visits there; `stuck` where an
     operation of it has been open for long, or its producer fell silent over it; `quiet` where nothing was heard for
-    half an hour; `ended` where it is in a state that no session leaves.
+    half an hour; `ended` where it is in a state that no session leaves, and does nothing there.
     """
 
     seen: SessionSeen
@@ -73,15 +76,30 @@ async def read_live(reader: StateReader, follower: SessionFollower, most: int, h
     """
     everyone = await follower.look(reader.partitions)
     sessions = sorted(everyone, key=lambda seen: seen.session not in hung)[:most]
-    now_s = int((await reader.server.call("TIME"))[0])
-    # The hours that the shown sessions can have begun in, as far as hours of names are kept.
-    first_s = min((seen.first_us // US_PER_S for seen in sessions), default=now_s)
-    since_s = max(now_s - MARGINAL_HOUR.kept_s, min(first_s, now_s))
-    _, names = range_windows(Range(since_s, now_s + 1), now_s)
-    counted_range = Range(names[0][1], names[-1][1] + names[-1][0].width_s)
-    completeness = await read_completeness(reader, (now_s, now_s))
-    counted = await read_rows(reader, names, completeness, "session", [seen.session for seen in sessions])
+    first_us = min((seen.first_us for seen in sessions), default=None)
+    counted, counted_range = await read_counted(reader, [seen.session for seen in sessions], first_us)
     return LiveLook(time.time_ns() // 1_000, follower.since_ms, everyone, counted, counted_range)
+
+
+async def read_counted(
+    reader: StateReader, sessions: Sequence[str], first_us: int | None
+) -> tuple[dict[str, NameRow], Range]:
+    """Read what the state counted of sessions, and of which hours.
+
+    Args:
+        reader: Of which state.
+        sessions: Their names; one that is nowhere is left out.
+        first_us: When the first of them began, as events have it; None: now. Hours of names are kept for two days.
+
+    Raises:
+        SidestreamError: See `AsyncServer.call`.
+    """
+    now_s = int((await reader.server.call("TIME"))[0])
+    since_s = now_s if first_us is None else min(first_us // US_PER_S, now_s)
+    _, names = range_windows(Range(max(now_s - MARGINAL_HOUR.kept_s, since_s), now_s + 1), now_s)
+    completeness = await read_completeness(reader, (now_s, now_s))
+    counted = await read_rows(reader, names, completeness, "session", sessions)
+    return counted, Range(names[0][1], names[-1][1] + names[-1][0].width_s)
 
 
 def live_sessions(look: LiveLook, states: Sequence[StateFigures], open_now: Sequence[InFlight]) -> list[LiveSession]:
@@ -97,7 +115,8 @@ def live_sessions(look: LiveLook, states: Sequence[StateFigures], open_now: Sequ
     for row in open_now:
         session = row.operation.session
         open_ms[session] = max(row.open_ms, open_ms.get(session, 0))
-    rows = [_live(seen, look, by_name, open_ms.get(seen.session)) for seen in look.sessions]
+    told = [*look.sessions, *_untold(look, open_now)]
+    rows = [_live(seen, look, by_name, open_ms.get(seen.session)) for seen in told]
     # Of those that stand alike, the ones whose figures were read.
     return sorted(rows, key=lambda row: (STANDINGS.index(row.standing), row.total_tokens is None))
 
@@ -107,13 +126,24 @@ def standings_of(rows: Sequence[LiveSession]) -> dict[str, int]:
     return {standing: sum(row.standing == standing for row in rows) for standing in STANDINGS}
 
 
+def _untold(look: LiveLook, open_now: Sequence[InFlight]) -> list[SessionSeen]:
+    """Return sessions of which nothing has been told but that something is open: they hang in their first request."""
+    told = {seen.session for seen in look.sessions}
+    found: dict[str, SessionSeen] = {}
+    for row in open_now:
+        session, began_us = row.operation.session, look.now_us - row.open_ms * US_PER_MS
+        if session and session not in told and (session not in found or began_us < found[session].first_us):
+            found[session] = SessionSeen(session, row.service, began_us, began_us, agent=row.operation.agent)
+    return list(found.values())
+
+
 def _live(seen: SessionSeen, look: LiveLook, states: Mapping[str, StateFigures], open_ms: int | None) -> LiveSession:
     counted = look.counted.get(seen.session)
     quiet_us = max(0, look.now_us - seen.last_us)
     in_state_us = None if seen.since_us is None else max(0, look.now_us - seen.since_us)
     return LiveSession(
         seen=seen,
-        standing=_standing(states.get(seen.state or ""), in_state_us, quiet_us, open_ms),
+        standing=_standing(seen, states.get(seen.state or ""), in_state_us, quiet_us, open_ms),
         in_state_us=in_state_us,
         quiet_us=quiet_us,
         open_ms=open_ms,
@@ -124,10 +154,17 @@ def _live(seen: SessionSeen, look: LiveLook, states: Mapping[str, StateFigures],
     )
 
 
-def _standing(state: StateFigures | None, in_state_us: int | None, quiet_us: int, open_ms: int | None) -> str:
+def _settled_us(seen: SessionSeen) -> int:
+    """Return until when a session that went into its last state may still tell of what took it there."""
+    return (seen.since_us or 0) + _SETTLES_US
+
+
+def _standing(
+    seen: SessionSeen, state: StateFigures | None, in_state_us: int | None, quiet_us: int, open_ms: int | None
+) -> str:
     if open_ms is not None and open_ms * US_PER_MS > LEAST_LONG_US // 2:
         return "stuck"
-    if state is not None and state.is_last:
+    if state is not None and state.is_last and (quiet_us > LEAST_LONG_US or seen.last_us <= _settled_us(seen)):
         return "ended"
     if quiet_us > QUIET_US:
         return "quiet"

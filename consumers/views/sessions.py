@@ -4,8 +4,7 @@ The state counts what sessions cost; where a session stands it does not hold. Th
 the stream, so it goes back only as far as these, and says so.
 
 Keeps:
-- It only reads. The first look takes at most `MOST_ENTRIES` entries a partition, later ones what has come since; where
-  too much has, it begins again from the newest, and forgets what it can no longer know.
+- It goes back as far as `Newest` does, and says how far; what it can no longer know it forgets.
 - At most `MOST_SESSIONS` are remembered; those that were silent for longest are forgotten first.
 """
 
@@ -16,11 +15,11 @@ from typing import Final, assert_never
 
 from msgspec import Struct
 
+from consumers.views.newest import Newest
 from pipeline.connection import AsyncServer
 from pipeline.errors import WireError
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
-from pipeline.keys import Keys, PartitionKeys
-from pipeline.stream import parse_entries, read_after
+from pipeline.keys import Keys
 from pipeline.wire import FrameDecoder, StoredEntry
 
 MOST_ENTRIES: Final = 2_000
@@ -30,8 +29,6 @@ MOST_EVENTS: Final = 20_000
 """Events of a partition after which it goes back no further: about 50 ms of decoding."""
 
 MOST_SESSIONS: Final = 5_000
-
-_PAGE: Final = 200
 
 
 class SessionSeen(Struct, frozen=True):
@@ -93,17 +90,17 @@ class SessionFollower:
 
     server: AsyncServer
     keys: Keys
+    _newest: Newest = field(init=False)
     _decoder: FrameDecoder = field(default_factory=FrameDecoder)
     _sessions: OrderedDict[str, _Session] = field(default_factory=OrderedDict[str, _Session])
-    _after: dict[int, str] = field(default_factory=dict[int, str])
-    _since_ms: dict[int, int] = field(default_factory=dict[int, int])
-    _cut_ms: dict[int, int] = field(default_factory=dict[int, int])
-    """Of the partitions whose stream was not read from its beginning."""
+
+    def __post_init__(self) -> None:
+        self._newest = Newest(self.server, self.keys, MOST_ENTRIES, MOST_EVENTS)
 
     @property
     def since_ms(self) -> int | None:
         """The broker's time from which on every entry that is kept has been looked at; None where there was none."""
-        return max(self._cut_ms.values(), default=min(self._since_ms.values(), default=None))
+        return self._newest.since_ms
 
     async def look(self, partitions: int) -> list[SessionSeen]:
         """Read what has come since the last look; return the sessions, the last to be heard of first.
@@ -111,61 +108,17 @@ class SessionFollower:
         Raises:
             SidestreamError: See `AsyncServer.call`.
         """
-        fresh = [number for number in range(partitions) if not await self._follow(number)]
-        if fresh and self._after:
-            self._forget()
-            fresh = list(range(partitions))
-        for number in fresh:
-            await self._begin(number)
+        await self._newest.look(range(partitions), self)
         seen = [_seen(name, session) for name, session in self._sessions.items()]
         return sorted(seen, key=lambda session: -session.last_us)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Know no session."""
         self._sessions.clear()
-        self._after.clear()
-        self._since_ms.clear()
-        self._cut_ms.clear()
 
-    async def _follow(self, number: int) -> bool:
-        """Take what has come since the last look; False where there was none, or where it would be too much."""
-        if number not in self._after:
-            return False
-        entries = await read_after(
-            self.server, self.keys.partition(number), self._after[number], inclusive=False, most=_PAGE + 1
-        )
-        if len(entries) > _PAGE:
-            return False
-        self._take(number, entries)
-        return True
-
-    async def _begin(self, number: int) -> None:
-        """Go back from the newest entry, as far as it goes."""
-        pages, whole = await self._newest(self.keys.partition(number))
-        entries = [entry for page in reversed(pages) for entry in reversed(page)]
-        self._after[number] = "0-0"
-        if not whole:
-            self._cut_ms[number] = _time_ms(entries[0])
-        self._take(number, entries)
-
-    async def _newest(self, partition: PartitionKeys) -> tuple[list[list[StoredEntry]], bool]:
-        """Return pages of entries, the newest first, and whether the stream begins with the last of them."""
-        pages: list[list[StoredEntry]] = []
-        end, events = "+", 0
-        while events < MOST_EVENTS and len(pages) * _PAGE < MOST_ENTRIES:
-            reply = await self.server.call("XREVRANGE", partition.stream(), end, "-", "COUNT", _PAGE)
-            page = parse_entries(reply)
-            if page:
-                pages.append(page)
-            if len(page) < _PAGE:
-                return pages, True
-            end, events = f"({page[-1].entry_id}", events + sum(entry.count for entry in page)
-        return pages, False
-
-    def _take(self, number: int, entries: Sequence[StoredEntry]) -> None:
-        if entries:
-            self._since_ms.setdefault(number, _time_ms(entries[0]))
+    def take(self, entries: Sequence[StoredEntry]) -> None:
+        """Learn from entries."""
         for entry in entries:
-            self._after[number] = entry.entry_id
             try:
                 frame = self._decoder.decode(entry.parse())
             except WireError:
@@ -185,6 +138,16 @@ class SessionFollower:
         session.take(event)
 
 
+def seen_of(name: str, service: str, events: Sequence[Event]) -> SessionSeen | None:
+    """Return what events of one session tell of it; None of none."""
+    if not events:
+        return None
+    session = _Session(service, events[0].time_us, events[0].time_us)
+    for event in events:
+        session.take(event)
+    return _seen(name, session)
+
+
 def _seen(name: str, session: _Session) -> SessionSeen:
     return SessionSeen(
         session=name,
@@ -198,7 +161,3 @@ def _seen(name: str, session: _Session) -> SessionSeen:
         last_error_us=session.last_error_us,
         errors=session.errors,
     )
-
-
-def _time_ms(entry: StoredEntry) -> int:
-    return int(entry.entry_id.partition("-")[0])

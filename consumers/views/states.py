@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from consumers import measures as code
 from consumers.histogram import buckets_of, quantile
@@ -24,13 +25,15 @@ _MEDIAN: Final = 0.5
 class StateFigures(Struct, frozen=True):
     """What is known of one state: its figures, and the median of how long it lasted (within 4.4 %).
 
-    `stays` is the histogram of how long visits lasted, bucket -> count.
+    `stays` is the histogram of how long visits lasted, bucket -> count. `is_last` says that sessions end here: it was
+    entered and never left, while others were; before anything has moved no state is the last.
     """
 
     name: str
     figures: Figures
     p50_us: int | None
     stays: Mapping[int, int] = {}
+    is_last: bool = False
 
     @property
     def entered(self) -> int:
@@ -51,11 +54,6 @@ class StateFigures(Struct, frozen=True):
     def never_left(self) -> int:
         """Visits that have begun and not ended, as far as both were told: still going on, abandoned, or at an end."""
         return max(0, self.entered - self.left)
-
-    @property
-    def is_last(self) -> bool:
-        """Whether sessions end here: entered, and never left."""
-        return self.entered > 0 and self.left == 0
 
     @property
     def tokens_a_visit(self) -> int | None:
@@ -95,8 +93,9 @@ def states_of(of_metrics: Cells, of_cost: Cells) -> list[StateFigures]:
         _state(group, buckets_of(visits.get(group.name, {}), code.VISIT_US))
         for group in groups_of(of_metrics, of_cost, "state")
     ]
+    moved = any(state.left for state in found)
     # What belongs to no state is none.
-    named = [state for state in found if state.name]
+    named = [replace(state, is_last=moved and state.entered > 0 and not state.left) for state in found if state.name]
     return sorted(named, key=lambda state: (state.name == OTHER, -state.visits, -state.figures.requests, state.name))
 
 

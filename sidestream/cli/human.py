@@ -32,12 +32,16 @@ def amount(number: int) -> str:
 
 
 def dollars(nano_usd: int) -> str:
-    """Return money in dollars: $0.0123, $12.34, $1,234; a little is "<$0.0001", and only nothing is $0."""
+    """Return money in dollars: $0.00123, $0.0123, $12.34, $1,234; a little is "<$0.0001", and only nothing is $0."""
     usd = nano_usd / NANO_PER_USD
     if not nano_usd:
         return "$0"
     if usd < _CENT * _CENT:
         return "<$0.0001"
+    if usd < _CENT:
+        # Three digits of it, where it has so many.
+        text = f"${usd:.{5 if round(usd, 6) >= _TENTH_OF_A_CENT else 6}f}"
+        return text[:7] + text[7:].rstrip("0")
     if round(usd, 4) < 1:
         return f"${usd:.4f}"
     return f"${usd:.2f}" if round(usd, 2) < _THOUSAND else f"${usd:,.0f}"

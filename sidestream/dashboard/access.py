@@ -4,24 +4,29 @@ Keeps:
 - Nothing is answered to a Host that is not ours: a page elsewhere cannot reach this one through a name that it has
   pointed at loopback (DNS rebinding).
 - GET and HEAD alone, but for signing in, which changes nothing but the browser's own cookie.
-- The token is compared in constant time, stands in no address and in no log, and the cookie is not the token.
+- The token is compared in constant time, stands in no address and in no log, and the cookie is not the token. The
+  cookie comes along when a link elsewhere leads here (SameSite=Lax): what it leads to only reads.
 - No script but our own file runs, nothing is loaded from elsewhere, no other page shows this one in a frame.
 """
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from sidestream.dashboard.page import login_page
 from sidestream.dashboard.settings import DashboardSettings, is_loopback
+
+log = logging.getLogger("sidestream.dashboard")
 
 COOKIE: Final = "sidestream"
 COOKIE_AGE_S: Final = 30 * 86_400
@@ -45,6 +50,8 @@ _OPEN: Final = "/assets/"
 """The look of the page is no secret, and the form of signing in has it too."""
 
 _MAX_FORM_BYTES: Final = 4096
+_REFUSED_S: Final = 0.5
+"""How long the answer to a wrong token takes."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -84,7 +91,8 @@ class Access:
         if not self.settings.guarded or self._may_look(request) or request.url.path.startswith(_OPEN):
             return None
         if self.settings.token and "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse(_LOGIN, 303)
+            path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"{_LOGIN}?{urlencode({'then': path})}", 303)
         return PlainTextResponse("Sign in, or send the token: Authorization: Bearer …\n", 401)
 
     def _knows_host(self, host: str) -> bool:
@@ -116,16 +124,26 @@ class Access:
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method in {"GET", "HEAD"}:
-            return HTMLResponse(login_page(refused=False))
+            return HTMLResponse(login_page(refused=False, then=_own_path(request.query_params.get("then", ""))))
         if request.method != "POST":
             return PlainTextResponse("GET, HEAD and POST.\n", 405, {"Allow": "GET, HEAD, POST"})
-        given = parse_qs((await _body(request)).decode("utf-8", "replace")).get("token", [""])[0]
-        if not self._is_token(given.strip()):
-            return HTMLResponse(login_page(refused=True), 403)
-        answer = RedirectResponse("/", 303)
+        form = parse_qs((await _body(request)).decode("utf-8", "replace"))
+        then = _own_path(form.get("then", [""])[0])
+        if not self._is_token(form.get("token", [""])[0].strip()):
+            log.warning("a wrong token", extra={"peer": request.client.host if request.client else ""})
+            await anyio.sleep(_REFUSED_S)
+            return HTMLResponse(login_page(refused=True, then=then), 403)
+        answer = RedirectResponse(then, 303)
         is_tls = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        answer.set_cookie(COOKIE, self._cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="strict", secure=is_tls)
+        answer.set_cookie(COOKIE, self._cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=is_tls)
         return answer
+
+
+def _own_path(text: str) -> str:
+    """Return a path of this page, as it stands; anything else is the first page's."""
+    parts = urlsplit(text)
+    own = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    return text if own and text.isprintable() else "/"
 
 
 def _with_headers(send: Send) -> Send:

@@ -13,14 +13,21 @@ from msgspec import Struct
 
 from consumers.alerts.rules import Where
 from consumers.views.figures import filters_of
+from consumers.views.live import STANDINGS
 from consumers.views.report import Range
 from pipeline.limits import MAX_NAME_CHARS
 from pipeline.units import parse_duration_s
 
-ViewName: TypeAlias = Literal["overview", "tokens", "performance", "cost", "sessions", "states", "alerts", "pipeline"]
+OfferedName: TypeAlias = Literal[
+    "overview", "tokens", "performance", "cost", "sessions", "states", "alerts", "pipeline"
+]
+ViewName: TypeAlias = OfferedName | Literal["session"]
 Theme: TypeAlias = Literal["auto", "light", "dark"]
 
-VIEWS: Final[tuple[ViewName, ...]] = get_args(ViewName)
+VIEWS: Final[tuple[OfferedName, ...]] = get_args(OfferedName)
+"""What the page offers at its top; one session is reached from wherever it is named."""
+
+SESSION: Final = "session"
 THEMES: Final[tuple[Theme, ...]] = get_args(Theme)
 DIMENSIONS: Final = Where.__struct_fields__
 """What can be filtered by."""
@@ -32,6 +39,10 @@ DEFAULT_RANGE: Final = "24h"
 LONGEST_RANGE_S: Final = 731 * 86_400
 
 _KNOWN: Final = frozenset({"range", "from", "until", "theme", "before", "after", *DIMENSIONS})
+"""Parameters of every view."""
+
+_OWN: Final[Mapping[str, frozenset[str]]] = {SESSION: frozenset({SESSION}), "sessions": frozenset({"standing"})}
+"""Those of one view alone."""
 
 
 class AddressError(ValueError):
@@ -66,6 +77,12 @@ class Address(Struct, frozen=True):
     after: str = ""
     """Two versions of the application whose states are compared; empty: the two busiest."""
 
+    session: str = ""
+    """Which session, where the view is of one."""
+
+    standing: str = ""
+    """Of the list of sessions those alone that stand so; empty: all."""
+
     @property
     def narrowed(self) -> bool:
         """Whether anything is filtered."""
@@ -85,6 +102,9 @@ class Address(Struct, frozen=True):
         """Return this address with some parameters changed, as a path; an empty parameter is left out."""
         view = changes.pop("view", self.view)
         query = {**self.parameters(), **changes}
+        for other, names in _OWN.items():
+            if other != view:
+                query = {name: value for name, value in query.items() if name not in names}
         if "range" in changes:
             query |= {"from": "", "until": ""}
         text = urlencode({name: value for name, value in query.items() if value})
@@ -106,6 +126,8 @@ class Address(Struct, frozen=True):
             "before": self.before,
             "after": self.after,
             "theme": "" if self.theme == "auto" else self.theme,
+            SESSION: self.session,
+            "standing": self.standing,
         }
 
     def pinned(self, now_s: int) -> str:
@@ -123,13 +145,19 @@ def parse_address(view: str, query: Mapping[str, str]) -> Address:
     Raises:
         AddressError: One of them is wrong or unknown.
     """
-    if view not in VIEWS:
-        raise AddressError(f"there is no view {view!r}: use {', '.join(VIEWS)}")
-    if unknown := sorted(query.keys() - _KNOWN):
-        raise AddressError(f"there is no parameter {unknown[0]!r}: use {', '.join(sorted(_KNOWN))}")
+    if view not in VIEWS and view != SESSION:
+        raise AddressError(f"there is no view {view!r}: use {', '.join(VIEWS)}, or {SESSION}")
+    known = _KNOWN | _OWN.get(view, frozenset())
+    if unknown := sorted(query.keys() - known):
+        raise AddressError(f"there is no parameter {unknown[0]!r}: use {', '.join(sorted(known))}")
+    if view == SESSION and not query.get(SESSION):
+        raise AddressError("session: say which, as /session?session=deck-42")
     theme = query.get("theme") or "auto"
     if theme not in THEMES:
         raise AddressError(f"theme: {theme!r} is none of {', '.join(THEMES)}")
+    standing = query.get("standing", "")
+    if standing not in {"", *STANDINGS}:
+        raise AddressError(f"standing: {standing!r} is none of {', '.join(STANDINGS)}")
     filters = {name: _name(name, query[name]) for name in DIMENSIONS if query.get(name)}
     text, span = _span(query)
     return Address(
@@ -140,6 +168,8 @@ def parse_address(view: str, query: Mapping[str, str]) -> Address:
         theme=theme,
         before=_name("before", query.get("before", "")),
         after=_name("after", query.get("after", "")),
+        session=_name(SESSION, query.get(SESSION, "")),
+        standing=standing,
     )
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from pipeline.errors import SidestreamError
 from sidestream.dashboard.access import Access, App
-from sidestream.dashboard.address import VIEWS, Address, AddressError, parse_address
+from sidestream.dashboard.address import SESSION, VIEWS, Address, AddressError, parse_address
 from sidestream.dashboard.document import view_json
 from sidestream.dashboard.page import Pages, asset, failure_page
 from sidestream.dashboard.settings import DashboardSettings
@@ -33,6 +33,7 @@ _STILL_S: Final = 15.0
 """After so long without a change something is said all the same, so that a dead connection shows."""
 
 _GZIP_BYTES: Final = 1_000
+_AWAY: Final = 503
 _KINDS: Final[Mapping[str, str]] = {
     "dashboard.css": "text/css; charset=utf-8",
     "dashboard.js": "text/javascript; charset=utf-8",
@@ -56,9 +57,9 @@ class Dashboard:
     async def page(self, request: Request) -> Response:
         """Answer with a view as a page."""
         name = request.path_params.get("view", "overview")
-        if name not in VIEWS:
-            return HTMLResponse(failure_page("There is no such page", f"Known are {', '.join(VIEWS)}."), 404)
-        address = parse_address(name, request.query_params)
+        if name not in {*VIEWS, SESSION}:
+            return _no_page()
+        address = parse_address(name, _query_of(request))
         return HTMLResponse(self.pages.page(await read_view(self.sources, address)))
 
     async def api(self, request: Request) -> Response:
@@ -106,7 +107,7 @@ class Dashboard:
     async def _look(self, address: Address) -> View | None:
         try:
             return await read_view(self.sources, address)
-        except (SidestreamError, ValueError):
+        except (SidestreamError, AddressError):
             # It was never read; the page says so, and the next try may do better.
             return None
 
@@ -146,7 +147,12 @@ def create_app(sources: Sources, settings: DashboardSettings, stopping: anyio.Ev
         yield
         dashboard.stopping.set()
 
-    app = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware, minimum_size=_GZIP_BYTES)], lifespan=lifespan)
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(GZipMiddleware, minimum_size=_GZIP_BYTES)],
+        exception_handlers={404: lambda _request, _error: _no_page()},
+        lifespan=lifespan,
+    )
     return Access(app, settings)
 
 
@@ -159,26 +165,43 @@ def _answering(endpoint: Endpoint) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except (AddressError, ValueError) as error:
+        except AddressError as error:
             return _failure(request, 400, "This address is wrong", str(error))
         except SidestreamError as error:
             log.warning("Redis cannot be read", extra={"code": error.code})
-            sentence = "The page shows what Redis holds, and Redis does not answer. It tries again when you load anew."
-            return _failure(request, 503, "Redis cannot be read", f"{sentence} ({error.code})")
+            sentence = "The page shows what Redis holds, and Redis does not answer. It tries again every few seconds."
+            return _failure(request, _AWAY, "Redis cannot be read", f"{sentence} ({error.code})")
 
     return answer
+
+
+def _no_page() -> Response:
+    return HTMLResponse(failure_page("There is no such page", f"Known are {', '.join(VIEWS)}."), 404)
 
 
 def _failure(request: Request, status: int, title: str, sentence: str) -> Response:
     if request.url.path in {"/api/view", "/parts", "/live"}:
         return _json(msgspec.json.encode({"error": title, "reason": sentence}), status)
-    return HTMLResponse(failure_page(title, sentence), status)
+    return HTMLResponse(failure_page(title, sentence, again=status == _AWAY), status)
 
 
 def _address_of(request: Request) -> Address:
-    query = dict(request.query_params)
+    query = _query_of(request)
     query.pop("poll", None)
     return parse_address(query.pop("view", "overview"), query)
+
+
+def _query_of(request: Request) -> dict[str, str]:
+    """Return the parameters of a request.
+
+    Raises:
+        AddressError: One is given twice.
+    """
+    query = dict(request.query_params)
+    if len(query) < len(request.query_params.multi_items()):
+        twice = next(name for name in query if len(request.query_params.getlist(name)) > 1)
+        raise AddressError(f"{twice}: is given twice")
+    return query
 
 
 def _json(document: bytes, status: int = 200) -> Response:

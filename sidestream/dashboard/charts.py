@@ -47,6 +47,9 @@ _HAIR: Final = 1.000001
 """A sum of floats may be so far above the round number that it is."""
 
 _MOST_LABELS: Final = 9
+_HAIR_WIDE: Final = 0.006
+"""Of the room of a bar: what is shorter could not be seen."""
+
 MOST_SLICES: Final = 6
 """Slices of a ring that can still be told apart; what is beyond is one of its own."""
 
@@ -224,6 +227,16 @@ def bar(ratio: float | None, colour: str = "c1", mark: float | None = None) -> M
         '<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%" rx="2"/>'
         '<rect class="{}" width="{}%" height="100%" rx="2"/>{}</svg>'
     ).format(colour, f"{100 * share:.2f}", line)
+
+
+def span(first: float, last: float, colour: str = "c1") -> Markup:
+    """Return a stretch of time, from one place of the room there is to another (0-1); a moment is a hair wide."""
+    begin = min(max(first, 0), 1 - _HAIR_WIDE)
+    wide = max(min(last, 1) - begin, _HAIR_WIDE)
+    return Markup(
+        '<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%" rx="2"/>'
+        '<rect class="{}" x="{}%" width="{}%" height="100%" rx="1"/></svg>'
+    ).format(colour, f"{100 * begin:.2f}", f"{100 * wide:.2f}")
 
 
 def round_up(value: float) -> float:

@@ -113,7 +113,8 @@ def _rows(change: StateChange) -> list[Compared]:
         row("Cost per visit", _cost, _of_means),
         row("Failed", _failed, _of_shares),
     ]
-    return [row for row in rows if row.before.value is not None or row.after.value is not None]
+    # What has no known price is said: a row that is not there could be taken for one that did not change.
+    return [row for row in rows if {row.before.said, row.after.said} != {NOTHING}]
 
 
 def _compared(measure: str, before: Side, after: Side, judge: Callable[[Side, Side], Verdict]) -> Compared:

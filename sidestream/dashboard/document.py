@@ -10,6 +10,7 @@ from consumers.views.pace import Pace
 from consumers.views.report import Report
 from consumers.views.report_json import report_json
 from consumers.views.states_json import comparison_document, edges_document, session_document, state_document
+from consumers.views.timeline_json import one_session_document
 from consumers.views.trend import Point
 from sidestream.dashboard.address import ViewName, instant
 from sidestream.dashboard.sources import MOST_SESSIONS, DaysLook
@@ -49,6 +50,7 @@ _PARTS: Final = (
     "versions",
     "comparison",
     "sessions",
+    "session",
     "alerts",
     "incidents",
     "pipeline",
@@ -67,6 +69,8 @@ def _parts(view: View) -> dict[str, object]:
             found |= {"trend": _trend(view), "days": _days(view, view.days_look)}
         case "sessions":
             found |= {"sessions": _sessions(view)}
+        case "session":
+            found |= {"session": _one_session(view)}
         case "states":
             found |= _machine(view)
         case "alerts":
@@ -171,8 +175,13 @@ def _sessions(view: View) -> dict[str, object] | None:
         "since": instant_ms_document(look.since_ms),
         "counted": {"from": instant(look.counted_range.from_s), "until": instant(look.counted_range.until_s)},
         "of_stream": len(view.live_sessions),
-        "rows": [session_document(row) for row in view.live_sessions[:MOST_SESSIONS]],
+        "rows": [session_document(row) for row in view.sessions_listed[:MOST_SESSIONS]],
     }
+
+
+def _one_session(view: View) -> dict[str, object] | None:
+    look = view.session_look
+    return look and one_session_document(look, view.one_session, view.open_of_session)
 
 
 def _pipeline(view: View) -> dict[str, object] | None:

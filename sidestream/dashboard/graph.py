@@ -84,6 +84,7 @@ def state_graph(states: Sequence[StateFigures], edges: Sequence[Edge], *, uprigh
     drawn = [edge for edge in edges if edge.from_state in known and edge.to_state in known]
     if not drawn:
         return Markup("")
+    begun = {edge.to_state: edge.count for edge in edges if not edge.from_state}
     shape = _UPRIGHT if upright else _LYING
     order = in_order(list(known), drawn)
     ways = [_Way(edge, order.index(edge.from_state), order.index(edge.to_state)) for edge in drawn]
@@ -96,7 +97,8 @@ def state_graph(states: Sequence[StateFigures], edges: Sequence[Edge], *, uprigh
     most = max(edge.count for edge in drawn)
     lines = [_drawn(way, shape, top, ways, sqrt(way.edge.count / most)) for way in ways]
     nodes = [
-        _node(known[name], _EDGE + place * (shape.long + shape.gap), top, shape) for place, name in enumerate(order)
+        _node(known[name], begun.get(name, 0), _EDGE + place * (shape.long + shape.gap), top, shape)
+        for place, name in enumerate(order)
     ]
     mark = "upright" if upright else "lying"
     return Markup(
@@ -228,16 +230,20 @@ def _towards(point: tuple[float, float], other: tuple[float, float], by: float) 
     return point[0] + (other[0] - point[0]) * by / far, point[1] + (other[1] - point[1]) * by / far
 
 
-def _node(state: StateFigures, along: float, across: float, shape: _Shape) -> Markup:
+def _node(state: StateFigures, begun: int, along: float, across: float, shape: _Shape) -> Markup:
     text = shown(state.name)
     short = text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
     x, y = (across, along) if shape.upright else (along, across)
     last = "end here" if state.is_last else never_left(state)
     stay = "sessions" if state.is_last else f"p50 {approx(state.p50_us)}"
-    return _node_text(state, (short, text), (x, y), (stay, last))
+    visits = f"{amount(state.visits)} visits" if state.visits != 1 else "1 visit"
+    first = f"{visits}, {amount(begun)} begin" if begun else visits
+    return _node_text(state, (short, text), (x, y), (first, stay, last))
 
 
-def _node_text(state: StateFigures, names: tuple[str, str], at: tuple[float, float], words: tuple[str, str]) -> Markup:
+def _node_text(
+    state: StateFigures, names: tuple[str, str], at: tuple[float, float], words: tuple[str, str, str]
+) -> Markup:
     return Markup(
         '<g class="node{0}" transform="translate({1} {2})"><title>{3}</title><rect width="{4}" height="{5}" rx="7"/>'
         '<text x="{6}" y="19" class="name">{7}</text><text x="{6}" y="35" class="about">{8}</text>'
@@ -251,7 +257,6 @@ def _node_text(state: StateFigures, names: tuple[str, str], at: tuple[float, flo
         _HIGH,
         _WIDE // 2,
         names[0],
-        f"{amount(state.visits)} visits" if state.visits != 1 else "1 visit",
         *words,
     )
 
@@ -260,7 +265,7 @@ def never_left(state: StateFigures) -> str:
     """Return how many visits were never left, in words."""
     if not state.never_left:
         return "all left"
-    return f"never left {amount(state.never_left)} ({percent(state.never_left / state.visits)})"
+    return f"not left {amount(state.never_left)} ({percent(state.never_left / state.visits)})"
 
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> list[list[str]]:
@@ -270,7 +275,7 @@ def _layers(names: Sequence[str], edges: Sequence[Edge]) -> list[list[str]]:
     for _ in names:
         for first, second in ahead:
             depth[second] = max(depth[second], depth[first] + 1)
-    layers: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for name in names:
         layers[depth[name]].append(name)
     return [layer for layer in layers if layer]

@@ -1,8 +1,10 @@
 """What panels need besides the figures: charts of a view, shares, what of a list is narrowed."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final
 
 from msgspec import Struct
@@ -21,14 +23,15 @@ from consumers.views.report import Report
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S, HOUR_S, MINUTE_S
 from pipeline.units import US_PER_MS, format_duration_s
-from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant
+from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent
+from sidestream.cli.timeline_rows import MOST_ROWS, StayRow, TimelineRow, stays_of, timeline_of
 from sidestream.dashboard.address import DIMENSIONS
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
 from sidestream.dashboard.comparison import ComparedState, compared_states
 from sidestream.dashboard.graph import in_order
 from sidestream.dashboard.pipeline_rows import BalanceRow, ProducerRow, balance_of, memory_words, producers_of
 from sidestream.dashboard.view import View
-from sidestream.dashboard.words import change, dollars_short, name, rule_value, time_short
+from sidestream.dashboard.words import change, clock, dollars_short, name, rule_value, time_short
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
@@ -38,6 +41,13 @@ _MOST_COMPARED: Final = 8
 _MILLION: Final = 1_000_000
 STUCK_MS: Final = 30_000
 """An operation that has been open for longer is worth a look."""
+
+_EVALUATED_LATE_S: Final = 60
+"""Rules are evaluated every few seconds, up to where everything is counted."""
+
+_LEAST_USUAL_S: Final = 3 * HOUR_S
+_LEAST_USUAL_NANO_USD: Final = 100_000_000
+"""Without three hours in which something happened nothing is usual; and ten cents an hour are no news."""
 
 _FAR_ABOVE: Final = 3
 """Times the mean of the range, from which on what is spent now is said loudly."""
@@ -174,15 +184,35 @@ class Panels:
         )
 
     def usual_pace(self) -> tuple[int, float] | None:
-        """Return the mean cost of an hour of the range, in nano-dollars, and how many times as much is spent now.
+        """Return the mean cost of an hour in which anything was spent, and how many times as much is spent now.
 
-        None where that is not `_FAR_ABOVE` times as much, or nobody knows.
+        In nano-dollars; the last minutes are not part of it. None where it is not `_FAR_ABOVE` times as much, where too
+        little has happened for anything to be usual, or where nobody knows.
         """
-        pace, usual = self.view.pace, self.mean_hour()
-        if pace is None or not pace.now_nano_usd or not usual or not self.view.address.span.live:
+        pace, step_s = self.view.pace, self.view.cells.step_s
+        if pace is None or not pace.now_nano_usd or not self.view.address.span.live:
             return None
-        times = pace.now_nano_usd / usual
+        ended_s = self.view.now_s - NOW_MINUTES * MINUTE_S
+        spent = [
+            point.figures.cost_nano_usd
+            for point in self.view.trend
+            if point.start_s + step_s <= ended_s and point.figures.cost_nano_usd
+        ]
+        if len(spent) * step_s < _LEAST_USUAL_S or pace.now_nano_usd < _LEAST_USUAL_NANO_USD:
+            return None
+        usual = sum(spent) * HOUR_S // (len(spent) * step_s)
+        times = pace.now_nano_usd / max(usual, 1)
         return (usual, times) if times >= _FAR_ABOVE else None
+
+    def unmatched(self) -> bool:
+        """Whether something happened in the range, and nothing of it fits the filters."""
+        cells = self.view.cells
+        return self.view.address.narrowed and not self.empty and not (cells.of_metrics or cells.of_cost)
+
+    def unknown_versions(self) -> list[str]:
+        """Return the versions that are asked for and did nothing in the range."""
+        known = {use.version for use in self.view.versions}
+        return [version for version in self.view.compared_versions or () if version not in known]
 
     def open_for_long(self) -> list[InFlight]:
         """Return the operations that have been open for longer than half a minute, the oldest first."""
@@ -218,18 +248,43 @@ class Panels:
 
     def scope(self) -> str:
         """Return which sessions are listed, of how many, and why."""
-        shown, heard = len(self.sessions_shown()), self.heard_of()
+        shown, found = len(self.sessions_shown()), len(self.view.sessions_listed)
         total, at_least = self.view.sessions_of_range
         least = "at least " if at_least else ""
         since = self.view.live_look.since_ms if self.view.live_look else None
-        back = f", from {instant(since / 1_000)} UTC on," if since else ""
-        narrowed = " (with these filters)" if self.view.address.narrowed else ""
-        why = "those that need a look first" if shown < heard else "all of them"
+        arrived = f"what has arrived on the stream since {instant(since / 1_000)} UTC" if since else "an empty stream"
+        narrowed = " with these filters" if self.view.address.narrowed else ""
         return (
-            f"Shown are {shown:,} of {heard:,} sessions{narrowed}, {why}: the {heard:,} were active in this range, and "
-            f"the stream still tells{back} where they stand. Counted are {least}{counted(total, 'session')} with "
-            "requests, runs or errors in the whole hours of this range."
+            f"{shown:,} of {found:,} sessions{narrowed}, as known from {arrived}. In the whole hours of this range "
+            f"{least}{counted(total, 'session')} had requests, runs or errors."
         )
+
+    def stays(self) -> list[StayRow]:
+        """Return the states that one session went through."""
+        look, row = self.view.session_look, self.view.one_session
+        return stays_of(look, ended=row is not None and row.standing == "ended") if look else []
+
+    def timeline(self) -> list[TimelineRow]:
+        """Return what happened in one session."""
+        look = self.view.session_look
+        return timeline_of(look, self.view.open_of_session) if look else []
+
+    def earlier(self) -> int:
+        """Return how many events of one session are known and not listed."""
+        look = self.view.session_look
+        return look.left_out + max(0, len(look.events) - MOST_ROWS) if look else 0
+
+    def looked_back(self) -> str:
+        """Return how far back the stream was looked at for one session, in a sentence."""
+        look = self.view.session_look
+        if look is None or look.since_ms is None:
+            return "The stream is empty."
+        whole = "all that it holds" if look.whole else "the newest of it"
+        return f"Looked at was what has arrived since {instant(look.since_ms / 1_000)} UTC, {whole}."
+
+    def tail_command(self) -> str:
+        """Return the command that shows the same session in a terminal."""
+        return f"sidestream tail --session {name(quote(self.view.address.session))} --since 24h"
 
     def balance(self) -> list[BalanceRow]:
         """Return the sums that must be equal, in words."""
@@ -241,7 +296,13 @@ class Panels:
 
     def compared(self) -> list[ComparedState]:
         """Return the states in both versions."""
-        return compared_states(self.view.changes, most=_MOST_COMPARED)
+        place = {state.name: number for number, state in enumerate(self.states_in_order())}
+        found = compared_states(self.view.changes, most=_MOST_COMPARED)
+        return sorted(found, key=lambda state: place.get(state.name, len(place)))
+
+    def verdicts(self) -> Counter[str]:
+        """Return how many of the compared figures are better, worse, or cannot be told apart."""
+        return Counter(row.verdict for state in self.compared() for row in state.rows)
 
     def states_in_order(self) -> list[StateFigures]:
         """Return the states in the order in which sessions go through them."""
@@ -301,12 +362,24 @@ class Panels:
 
     def sessions_shown(self) -> Sequence[LiveSession]:
         """Return the sessions that the page has room for; `/api/view` has all that were read."""
-        return self.view.live_sessions[:_MOST_SESSIONS_SHOWN]
+        return self.view.sessions_listed[:_MOST_SESSIONS_SHOWN]
 
     def rules(self) -> Sequence[AlertRow]:
         """Return the alert rules, those that fire first."""
         order = {"firing": 0, "pending": 1}
         return sorted(self.view.alerts.rules, key=lambda row: (order.get(row.status, 2), row.rule))
+
+    def unevaluated_s(self) -> int | None:
+        """Return for how many seconds no rule has been evaluated, where that is worth a word."""
+        if not self.view.alerts.rules:
+            return None
+        late_s = self.view.alerts.now_s - max(row.watermark_s for row in self.view.alerts.rules)
+        return late_s if late_s > _EVALUATED_LATE_S else None
+
+    def summary_of(self, row: AlertRow) -> str:
+        """Return what a rule that fires says to do, as its incident told it."""
+        told = (incident.transition for incident in self.view.alerts.incidents)
+        return next((moved.summary for moved in told if moved.rule == row.rule and moved.to == "firing"), "")
 
     def handlers(self) -> list[HandlerFlow]:
         """Return the handlers, over partitions."""
@@ -357,6 +430,16 @@ class Panels:
         title = "Request time" if by_requests else "Response time"
         return self._chart(title, series, _time, time_short, axis_of=round_up_time)
 
+    def error_trend(self) -> Chart:
+        """Return the part that failed, of each step: of agent runs, or of requests where there was no run."""
+        by_requests = self.by_requests
+
+        def ratio(figures: Figures) -> float | None:
+            return figures.request_error_ratio if by_requests else figures.run_error_ratio
+
+        title = "Failed requests" if by_requests else "Failed runs"
+        return self._chart(title, [Series("failed", self._values(ratio), "bad")], percent, _percent_short)
+
     def hourly_trend(self) -> Chart:
         """Return what each step costs by the hour; a step that is not over counts as far as it has come."""
         cells, now_s = self.view.cells, self.view.now_s
@@ -382,6 +465,13 @@ class Panels:
             columns=True,
             whole=(0, self.days_now_s + 1),
         )
+
+    def days_note(self) -> str:
+        """Return from which day on anything was counted, in words; empty where that is all of them."""
+        first = next((day for day in self.view.days if day.figures.known_cost_nano_usd), None)
+        if first is None or first is self.view.days[0]:
+            return "the last 30 days, whatever the range"
+        return f"the last 30 days, whatever the range; nothing was counted before {clock(first.start_s, DAY_S)}"
 
     @property
     def days_now_s(self) -> int:
@@ -475,6 +565,10 @@ def _count(number: float) -> str:
 
 def _short(number: float) -> str:
     return amount(round(number)) if number == round(number) else f"{number:g}"
+
+
+def _percent_short(ratio: float) -> str:
+    return f"{ratio * 100:.3g} %"
 
 
 def _time(time_us: float) -> str:

@@ -3,6 +3,7 @@
 Keeps: it only reads. Everything comes from `consumers.views`, from which the report and `status` come too.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from consumers.register import read_versions
 from consumers.views.completeness import COST, Completeness, read_completeness
 from consumers.views.dead_letters import StoredLetter, read_dead_letters
 from consumers.views.flow import rates_between
-from consumers.views.live import LiveLook, read_live
+from consumers.views.live import LiveLook, read_counted, read_live
 from consumers.views.machine import MOST_EDGES, MOST_SESSIONS
 from consumers.views.rankings import Edges, read_edges, read_errors, read_expensive, read_names
 from consumers.views.report import MOST_SLOWEST, MOST_TOP_ERRORS, ErrorRow, ExpensiveRun, LeftOut, NameRow, Range
 from consumers.views.sessions import SessionFollower
 from consumers.views.status import Status, read_status
+from consumers.views.timeline import OneSession, TimelineFollower, read_session
 from consumers.views.trend import RangeCells, Step, range_windows, read_days, read_range_cells
 from consumers.windows import HOUR_S
 from pipeline.connection import AsyncServer
@@ -38,6 +40,8 @@ MOST_OPERATIONS: Final = 10
 
 MOST_INCIDENTS: Final = 20
 MOST_LETTERS: Final = 10
+_MOST_FOLLOWED: Final = 8
+"""Sessions that are followed one by one at a time: each holds up to 2,000 events."""
 
 
 class RangeLook(Struct, frozen=True):
@@ -100,6 +104,7 @@ class Sources:
     keys: Keys
     shared: Shared = field(default_factory=Shared)
     _follower: SessionFollower = field(init=False)
+    _timelines: OrderedDict[str, TimelineFollower] = field(default_factory=OrderedDict[str, TimelineFollower])
     _before: Status | None = None
 
     def __post_init__(self) -> None:
@@ -146,6 +151,22 @@ class Sources:
             SidestreamError: See `AsyncServer.call`.
         """
         return await self.shared.get("live", self._read_live)
+
+    async def counted(self, sessions: tuple[str, ...], first_us: int) -> Held[dict[str, NameRow]]:
+        """Return what was counted of some sessions, the first of which began at `first_us`.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get(("counted", sessions), partial(self._read_counted, sessions, first_us))
+
+    async def session(self, name: str) -> Held[OneSession]:
+        """Return one session.
+
+        Raises:
+            SidestreamError: See `AsyncServer.call`.
+        """
+        return await self.shared.get(("session", name), partial(self._read_session, name))
 
     async def alerts(self) -> Held[AlertsLook]:
         """Return the alerts.
@@ -215,6 +236,16 @@ class Sources:
     async def _read_live(self) -> LiveLook:
         hung = {row.operation.session for row in self._before.in_flight} if self._before else set[str]()
         return await read_live(await self._reader(), self._follower, MOST_SESSIONS, hung)
+
+    async def _read_counted(self, sessions: tuple[str, ...], first_us: int) -> dict[str, NameRow]:
+        return (await read_counted(await self._reader(), sessions, first_us))[0]
+
+    async def _read_session(self, name: str) -> OneSession:
+        follower = self._timelines.setdefault(name, TimelineFollower(self.server, self.keys, name))
+        self._timelines.move_to_end(name)
+        if len(self._timelines) > _MOST_FOLLOWED:
+            self._timelines.popitem(last=False)
+        return await read_session(await self._reader(), follower)
 
     async def _read_alerts(self) -> AlertsLook:
         rules = await read_alerts(self.server, self.keys)

@@ -5,29 +5,34 @@ Keeps:
 - A list that a filter cannot narrow stays whole and says so; it is never narrowed by guessing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
+
+from msgspec import structs
 
 from consumers.alerts.rules import Where
 from consumers.reader import Operation
 from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.figures import Figures, Group, figures_of, groups_of, narrow
+from consumers.views.inflight import InFlight
 from consumers.views.live import LiveLook, LiveSession, live_sessions
 from consumers.views.machine import is_of
 from consumers.views.pace import Pace, pace_of
-from consumers.views.report import By, ExpensiveRun, LeftOut, Report
+from consumers.views.report import By, ExpensiveRun, LeftOut, NameRow, Report
 from consumers.views.sessions import SessionSeen
 from consumers.views.states import StateChange, StateFigures, VersionUse, compared, states_of, versions_of
+from consumers.views.timeline import OneSession, stands
 from consumers.views.trend import Point, RangeCells, names_in, point_of
 from pipeline.errors import SidestreamError
 from pipeline.units import US_PER_S
-from sidestream.dashboard.address import DIMENSIONS, Address
+from sidestream.dashboard.address import DIMENSIONS, SESSION, Address, AddressError
 from sidestream.dashboard.comparison import versions_in_order
 from sidestream.dashboard.shared import Held
 from sidestream.dashboard.sources import (
     MOST_OPERATIONS,
+    MOST_SESSIONS,
     AlertsLook,
     DaysLook,
     PaceLook,
@@ -37,6 +42,8 @@ from sidestream.dashboard.sources import (
 )
 
 _VERSION: Final = CELL_DIMENSIONS.index("version")
+_OF_PIPELINE: Final = frozenset({"overview", "sessions", "alerts", "pipeline", SESSION})
+"""Views that show something of the pipeline's state, such as what is open."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class View:
     pace_look: PaceLook | None = None
     days_look: DaysLook | None = None
     live_look: LiveLook | None = None
+    more_counted: Mapping[str, NameRow] = field(default_factory=dict[str, NameRow])
+    """Of sessions that are listed and were not heard of last."""
+
+    session_look: OneSession | None = None
     pipeline: PipelineLook | None = None
     stamps: tuple[int, ...] = ()
     """Of everything that was read: a view of the same address and stamps shows the same."""
@@ -169,7 +180,28 @@ class View:
             return []
         states = states_of(self.look.cells.of_metrics, self.look.cells.of_cost)
         in_flight = self.pipeline.status.in_flight if self.pipeline else ()
-        return [row for row in live_sessions(self.live_look, states, in_flight) if self._matches(row.seen)]
+        look = structs.replace(self.live_look, counted={**self.live_look.counted, **self.more_counted})
+        return [row for row in live_sessions(look, states, in_flight) if self._matches(row.seen)]
+
+    @cached_property
+    def sessions_listed(self) -> list[LiveSession]:
+        """Those of them that stand as the address asks."""
+        wanted = self.address.standing
+        return [row for row in self.live_sessions if wanted in {"", row.standing}]
+
+    @cached_property
+    def one_session(self) -> LiveSession | None:
+        """Where the session that is looked at stands; None where the stream does not tell of it."""
+        if self.session_look is None:
+            return None
+        states = states_of(self.look.cells.of_metrics, self.look.cells.of_cost)
+        return stands(self.session_look, states, self.open_of_session)
+
+    @cached_property
+    def open_of_session(self) -> list[InFlight]:
+        """Return what the session that is looked at has begun and not ended."""
+        rows = self.pipeline.status.in_flight if self.pipeline else ()
+        return [row for row in rows if row.operation.session == self.address.session]
 
     @property
     def sessions_of_range(self) -> tuple[int, bool]:
@@ -222,18 +254,23 @@ async def read_view(sources: Sources, address: Address) -> View:
     """Read what an address shows.
 
     Raises:
-        ValueError: Its range is older than anything that is kept.
+        AddressError: Its range is older than anything that is kept.
         SidestreamError: It cannot be read, and never was.
     """
-    held, alerts = await sources.range(address.span), await sources.alerts()
+    try:
+        held = await sources.range(address.span)
+    except ValueError as error:
+        raise AddressError(str(error)) from error
+    alerts = await sources.alerts()
     agent = address.where.agent
     runs = await sources.runs(address.span, agent) if agent else None
     pace = await sources.pace() if address.view == "overview" else None
     days = await sources.days() if address.view == "cost" else None
     live = await sources.live() if address.view == "sessions" else None
-    pipeline = await sources.pipeline() if address.view in {"overview", "sessions", "alerts", "pipeline"} else None
-    parts = [part for part in (held, alerts, runs, pace, days, live, pipeline) if part is not None]
-    return View(
+    session = await sources.session(address.session) if address.view == SESSION else None
+    pipeline = await sources.pipeline() if address.view in _OF_PIPELINE else None
+    parts = [part for part in (held, alerts, runs, pace, days, live, session, pipeline) if part is not None]
+    view = View(
         address=address,
         held=held,
         alerts=alerts.value,
@@ -241,7 +278,20 @@ async def read_view(sources: Sources, address: Address) -> View:
         pace_look=pace and pace.value,
         days_look=days and days.value,
         live_look=live and live.value,
+        session_look=session and session.value,
         pipeline=pipeline and pipeline.value,
         stamps=tuple(part.stamp for part in parts),
         error=next((part.error for part in parts if part.error), None),
     )
+    return await _with_counted(sources, view) if address.standing else view
+
+
+async def _with_counted(sources: Sources, view: View) -> View:
+    """Return a view with what was counted of the sessions that it lists, whenever they were heard of."""
+    held = view.live_look.counted if view.live_look else {}
+    lacking = [row.seen for row in view.sessions_listed[:MOST_SESSIONS] if row.seen.session not in held]
+    if not lacking:
+        return view
+    names, first_us = tuple(seen.session for seen in lacking), min(seen.first_us for seen in lacking)
+    more = await sources.counted(names, first_us)
+    return replace(view, more_counted=more.value, stamps=(*view.stamps, more.stamp))

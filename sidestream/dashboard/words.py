@@ -30,7 +30,7 @@ def name(text: str | None) -> str:
         return NOTHING
     if text == OTHER:
         return "other (over the cap)"
-    return harmless(text) or "(none)"
+    return (harmless(text) or "(none)") if not text.isspace() else "(blank)"
 
 
 def money(nano_usd: int | None, unpriced: int | None = 0) -> str:
@@ -102,6 +102,11 @@ def clock(time_s: float, step_s: int = 0) -> str:
     return f"{at.day} {at:%b}" if step_s >= DAY_S else f"{at:%H:%M}"
 
 
+def local(time_s: float) -> str:
+    """Return an instant as a browser's field for day and time takes it; in UTC, as the page says beside it."""
+    return f"{datetime.fromtimestamp(int(time_s), UTC):%Y-%m-%dT%H:%M:%S}"
+
+
 def clock_s(time_s: float) -> str:
     """Return the time of day to the second, UTC."""
     return f"{datetime.fromtimestamp(int(time_s), UTC):%H:%M:%S}"
@@ -111,6 +116,12 @@ def day_and_clock(time_s: float) -> str:
     """Return day and time, UTC."""
     at = datetime.fromtimestamp(int(time_s), UTC)
     return f"{at.day} {at:%b %H:%M}"
+
+
+def day_and_clock_s(time_s: float) -> str:
+    """Return day and time to the second, UTC."""
+    at = datetime.fromtimestamp(int(time_s), UTC)
+    return f"{at.day} {at:%b %H:%M:%S}"
 
 
 def rate(events: float | None) -> str:

@@ -1,6 +1,7 @@
 """Who may look at the page, and what browsers are told."""
 
 from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import pytest
 from pages import asking
@@ -80,7 +81,7 @@ async def test_without_the_token_nothing_is_seen(server: AsyncServer, keys: Keys
     async with asking(server, keys, DashboardSettings(token=TOKEN)) as client:
         for path in ("/", "/tokens", "/nothing"):
             answer = await client.get(path, headers={"accept": "text/html"})
-            assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+            assert (answer.status_code, answer.headers["location"]) == (303, f"/login?{urlencode({'then': path})}")
         for path in ("/api/view", "/parts", "/live"):
             assert (await client.get(path)).status_code == 401
         for value in ("Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ", "Bearer \u00fc"):
@@ -94,18 +95,19 @@ async def test_without_the_token_nothing_is_seen(server: AsyncServer, keys: Keys
 async def test_signing_in_sets_a_cookie_that_scripts_and_other_sites_cannot_use(
     server: AsyncServer, keys: Keys
 ) -> None:
-    """HttpOnly, SameSite=Strict, not the token itself; void with another token."""
+    """HttpOnly, SameSite=Lax (what a link leads to only reads), not the token itself; void with another token."""
     async with asking(server, keys, DashboardSettings(token=TOKEN)) as client:
         assert "password" in (await client.get("/login")).text
         refused = await client.post("/login", data={"token": "wrong"})
         assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
         assert "not the token" in refused.text
         assert (await client.post("/login", content=b"x" * 100_000)).status_code == 403
-        answer = await client.post("/login", data={"token": TOKEN})
+        answer = await client.post("/login", data={"token": TOKEN, "then": "/tokens?range=1h"})
+        assert answer.headers["location"] == "/tokens?range=1h", "a link that was shared arrives"
         cookie = answer.headers["set-cookie"].lower()
         assert answer.status_code == 303
         assert "httponly" in cookie
-        assert "samesite=strict" in cookie
+        assert "samesite=lax" in cookie
         assert TOKEN not in cookie
         assert (await client.get("/")).status_code == 200
         kept = client.cookies[COOKIE]
@@ -178,3 +180,14 @@ async def test_a_wrong_address_is_said_by_its_parameter(server: AsyncServer, key
             assert (data.status_code, said in data.json()["reason"]) == (400, True), query
         assert (await client.get("/api/view?view=nothing")).status_code == 400
         assert (await client.get("/<script>alert(1)</script>")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "then", ["//evil.example", "https://evil.example/", "/\\evil.example", "evil", "", "javascript:alert(1)", "/a\nb"]
+)
+async def test_signing_in_leads_nowhere_else(server: AsyncServer, keys: Keys, then: str) -> None:
+    """Whatever a link to the form says."""
+    async with asking(server, keys, DashboardSettings(token=TOKEN)) as client:
+        assert 'name="then" value="/"' in (await client.get("/login", params={"then": then})).text
+        answer = await client.post("/login", data={"token": TOKEN, "then": then})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")

@@ -9,7 +9,7 @@ from consumers.views.figures import Figures
 from consumers.views.rankings import Edge
 from consumers.views.states import StateFigures
 from sidestream.dashboard.charts import Chart, Series, bar, round_up, round_up_time, sparkline
-from sidestream.dashboard.graph import MOST_STATES, state_graph
+from sidestream.dashboard.graph import MOST_STATES, in_order, state_graph
 
 
 def chart(*values: float | None, columns: bool = False) -> Chart:
@@ -89,6 +89,14 @@ def test_a_graph_has_every_state_and_transition_once() -> None:
     assert graph.count('class="edge"') == len(pairs)
     assert "<c>" not in graph
     assert "nan" not in graph
+
+
+def test_of_one_state_there_is_no_graph_and_an_order_all_the_same() -> None:
+    """Nor where the only transition is a beginning, or a filter leaves none."""
+    assert state_graph([state("draft")], []) == ""
+    assert state_graph([state("draft")], [Edge("", "draft", 3)]) == ""
+    assert in_order(["draft", "review"], []) == ["draft", "review"]
+    assert in_order([], []) == []
 
 
 @pytest.mark.parametrize("upright", [False, True])

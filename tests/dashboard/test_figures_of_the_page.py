@@ -270,12 +270,14 @@ async def test_the_page_says_what_is_in_its_figures(server: AsyncServer, keys: K
     async with asking(server, keys) as client:
         pages = {view: (await client.get(f"/{'' if view == 'overview' else view}")).text for view in VIEWS}
         sessions = await document(client, "sessions")
+        narrowed = (await client.get("/alerts?agent=writer")).text
         inert = (await client.get("/sessions?agent=writer")).text
     assert re.search(r"prices: [\d.]+ % of requests", pages["cost"])
     assert "estimated from the price list genai-prices" in pages["cost"]
     assert "$ per M tokens" in pages["cost"]
     assert f"of {sessions['sessions']['of_stream']:,} sessions" in pages["sessions"]
-    assert "Range and filters do not apply here" in pages["alerts"]
+    assert "<select" not in pages["alerts"]
+    assert "Range and filters do not apply here" in narrowed
     assert re.search(r'<select name="agent" disabled>', inert)
     assert '<input type="hidden" name="agent" value="writer">' in inert
     assert re.search(

@@ -19,11 +19,11 @@ from support import Appender, RealServer, spawned
 from test_figures_of_the_page import NOW_S
 
 from pipeline.connection import AsyncServer, RedisSettings, parse_info
-from pipeline.errors import UnreachableError
+from pipeline.errors import UnknownOutcomeError, UnreachableError
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
 from sidestream.dashboard.address import VIEWS, parse_address
-from sidestream.dashboard.shared import Shared
+from sidestream.dashboard.shared import BURST_S, Shared
 from sidestream.dashboard.sources import Sources
 from sidestream.dashboard.view import read_view
 
@@ -97,6 +97,74 @@ async def test_a_value_that_cannot_be_read_anew_stays_with_its_age() -> None:
     assert isinstance(held.error, UnreachableError)
     with pytest.raises(UnreachableError):
         await shared.get("other", fail)
+
+
+async def test_while_redis_is_away_one_tries_and_the_others_get_what_is_held() -> None:
+    """At once, and said to be old; when it is back, so are they."""
+    clock, tried = Clock(), list[str]()
+    shared, begun, go = Shared(clock), anyio.Event(), anyio.Event()
+
+    async def read() -> str:
+        return "value"
+
+    async def hang() -> str:
+        tried.append("hang")
+        begun.set()
+        await go.wait()
+        raise UnknownOutcomeError("no answer")
+
+    async def never() -> str:
+        raise AssertionError
+
+    async def fail() -> str:
+        tried.append("fail")
+        raise UnreachableError("away")
+
+    for key in ("one", "two"):
+        await shared.get(key, read)
+    clock.now_s += 10
+    fresh = (await shared.get("two", read)).stamp
+    clock.now_s += 10
+    assert (await shared.get("one", fail)).error
+    held = await shared.get("two", never)
+    assert (held.value, isinstance(held.error, UnreachableError)) == ("value", True)
+    assert held.stamp != fresh, "whoever has drawn it draws it anew"
+    with pytest.raises(UnreachableError):
+        await shared.get("three", never)
+    clock.now_s += 10
+    async with anyio.create_task_group() as group:
+        group.start_soon(shared.get, "one", hang)
+        await begun.wait()
+        with anyio.fail_after(START_S):
+            assert (await shared.get("two", never)).error
+        go.set()
+    clock.now_s += 10
+    assert (await shared.get("one", read)).error is None
+    assert (await shared.get("two", read)).error is None
+    assert tried == ["fail", "hang"]
+
+
+async def test_what_is_new_has_its_own_share_of_the_time() -> None:
+    """Some of it at once, as when a page is opened; whoever asks for ever other ranges waits."""
+    clock, spent_s = Clock(), 0.0
+    shared = Shared(clock)
+
+    async def read() -> None:
+        nonlocal spent_s
+        clock.now_s += 0.5
+        spent_s += 0.5
+
+    for number in range(6):
+        await shared.get(number, read)
+    assert spent_s == BURST_S
+    refused = 0
+    for number in range(6, 40):
+        clock.now_s += 1
+        with anyio.move_on_after(0.01) as scope:
+            await shared.get(number, read)
+        refused += scope.cancelled_caught
+    assert spent_s <= BURST_S + (clock.now_s - 1_000) / 10 + 0.5
+    assert refused > 20
 
 
 async def test_what_was_read_lately_waits_for_nobody() -> None:

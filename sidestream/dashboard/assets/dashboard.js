@@ -11,19 +11,37 @@
   // --- Filters: what is chosen is looked at, without another click. ---
   const form = document.querySelector("form.controls");
   if (form) {
-    form.addEventListener("change", () => {
+    const go = () => {
       const query = new URLSearchParams();
       for (const [name, value] of new FormData(form)) if (value) query.append(name, value);
       const text = query.toString();
       location.assign(form.getAttribute("action") + (text ? "?" + text : ""));
+    };
+    // By the pointer a choice is one click. By the keys each step would be one: then Enter or the button says so.
+    let keyed = false;
+    form.addEventListener("pointerdown", () => (keyed = false));
+    form.addEventListener("keydown", (event) => {
+      if (!(event.target instanceof HTMLSelectElement)) return;
+      if (event.key === "Enter" && form.classList.contains("chosen")) go();
+      else if (event.key !== "Tab" && event.key !== "Shift") keyed = true;
+    });
+    form.addEventListener("change", (event) => {
+      if (!(event.target instanceof HTMLSelectElement)) return;
+      if (keyed) form.classList.add("chosen");
+      else go();
+    });
+    // Whoever comes back sees what the address says, and not what was chosen before leaving.
+    addEventListener("pageshow", () => form.reset());
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      go();
     });
   }
   if (!main || !lamp) return;
 
-  // On a narrow screen the views have to be scrolled: to the one that is shown.
-  document.querySelector("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
-
   // --- Parts: each that has changed takes the place of the one before it. ---
+  let replacing = false;
+
   function replace(id, html) {
     const before = document.getElementById("p-" + id);
     const box = document.createElement("template");
@@ -33,7 +51,9 @@
     const open = [...before.querySelectorAll("details[open][id]")].map((one) => one.id);
     const scrolled = [...before.querySelectorAll(".scroll")].map((one) => [one.scrollLeft, one.scrollTop]);
     const focused = before.contains(document.activeElement) ? [...before.querySelectorAll("a, summary, [tabindex]")].indexOf(document.activeElement) : -1;
+    replacing = true;
     before.replaceWith(...box.content.children);
+    replacing = false;
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
     [...after.querySelectorAll(".scroll")].forEach((one, place) => {
       if (scrolled[place]) [one.scrollLeft, one.scrollTop] = scrolled[place];
@@ -42,13 +62,35 @@
     return true;
   }
 
+  // What somebody clicks or marks stays where it is until that is over.
+  let pressed = false;
+  let waiting = {};
+  const isHeld = () => {
+    const marked = document.getSelection();
+    return pressed || Boolean(marked && !marked.isCollapsed && main.contains(marked.anchorNode));
+  };
+  function release() {
+    if (isHeld() || !Object.keys(waiting).length) return;
+    const parts = waiting;
+    waiting = {};
+    take(parts);
+  }
+  document.addEventListener("pointerdown", () => (pressed = true));
+  for (const end of ["pointerup", "pointercancel", "dragend", "blur"]) {
+    // A click comes after its pointer is up.
+    addEventListener(end, () => setTimeout(() => ((pressed = false), release()), 50));
+  }
+  document.addEventListener("selectionchange", () => setTimeout(release, 50));
+
   function take(parts) {
+    if (isHeld()) return void Object.assign(waiting, parts);
     let fits = true;
     for (const [id, html] of Object.entries(parts)) fits = replace(id, html) && fits;
     document.documentElement.dataset.updates = String(Number(document.documentElement.dataset.updates || 0) + 1);
     // Panels have come or gone, as when the first event arrives: the page as a whole is another.
     if (!fits) location.reload();
     if (pointed) point(pointed.plot.isConnected ? pointed.plot : plotAt(pointed.x, pointed.y), pointed.x, pointed.y);
+    if (lamp.dataset.state === "live") lamp.textContent = document.querySelector("#p-trust.stale") ? "live, Redis is away" : "live";
   }
 
   // --- Live: a stream of what has changed; where there is none, the page asks. ---
@@ -77,7 +119,10 @@
     source.onerror = () => {
       // The browser tries again by itself, unless it was refused.
       say("lost", "not connected");
-      if (source.readyState === EventSource.CLOSED) poll();
+      if (source.readyState === EventSource.CLOSED) {
+        end();
+        poll();
+      }
     };
     return source;
   }
@@ -86,6 +131,8 @@
     clearTimeout(timer);
     try {
       const answer = await fetch("/parts?" + query, { headers: { Accept: "application/json" } });
+      // Signing in has ended: the page itself says where that is done.
+      if (answer.status === 401) return location.reload();
       if (!answer.ok) throw new Error(String(answer.status));
       take(await answer.json());
       say("polling", "every 5 s");
@@ -95,19 +142,49 @@
     timer = setTimeout(poll, POLL_MS);
   }
 
+  // A browser opens six connections to one place. Four pages may hold one each; further ones ask now and then.
+  const SEATS = 4;
+  let leave_seat = null;
+  async function seat() {
+    for (let n = 0; n < SEATS && navigator.locks; n++) {
+      const got = await new Promise((resolve) => {
+        navigator.locks
+          .request("sidestream-stream-" + n, { ifAvailable: true }, (lock) => {
+            if (!lock) return resolve(null);
+            return new Promise((leave) => resolve(leave));
+          })
+          .catch(() => resolve(null));
+      });
+      if (got) return got;
+    }
+    return null;
+  }
+
   let source = null;
-  function begin() {
+  let turn = 0;
+  async function begin() {
+    const mine = ++turn;
     heard = Date.now();
-    if (window.EventSource && !query.has("poll")) source = listen();
+    const got = window.EventSource && !query.has("poll") ? await seat() : null;
+    // It may have been hidden meanwhile.
+    if (mine !== turn) return got?.();
+    leave_seat = got;
+    if (got) source = listen();
     else poll();
+  }
+  function end() {
+    turn++;
+    source?.close();
+    source = null;
+    leave_seat?.();
+    leave_seat = null;
+    clearTimeout(timer);
   }
   // A page that nobody sees costs nothing.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) {
-      source?.close();
-      clearTimeout(timer);
-      say("paused", "paused");
-    } else begin();
+    end();
+    if (document.hidden) say("paused", "paused");
+    else begin();
   });
   setInterval(() => {
     if (source && !document.hidden && Date.now() - heard > SILENT_MS) say("lost", "not connected");
@@ -192,5 +269,5 @@
     const place = Math.min(count - 1, Math.max(0, from + (event.key === "ArrowRight" ? 1 : -1)));
     point(plot, lines.left + ((place + 0.5) / count) * lines.width, lines.top);
   });
-  document.addEventListener("focusout", leave);
+  document.addEventListener("focusout", () => replacing || leave());
 })();
