@@ -1,6 +1,7 @@
 """Units: integers everywhere, converted only where a person or a library needs another form."""
 
 import re
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
@@ -37,6 +38,19 @@ def parse_duration_s(text: str) -> int:
     if found is None:
         raise ValueError(f"{text!r} is no duration: write a whole number and s, m, h or d, such as 10s, 5m, 24h or 7d")
     return int(found[1]) * _SECONDS_OF[found[2]]
+
+
+def parse_instant_s(text: str) -> int:
+    """Return an instant of ISO 8601, a day or a day and a time, in seconds since 1970; without a zone it is UTC.
+
+    Raises:
+        ValueError: The text is none; the message quotes it.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return max(0, int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no instant: write 2026-11-26 or 2026-11-26T14:30, with Z or +01:00") from None
 
 
 def format_duration_s(seconds: int) -> str:

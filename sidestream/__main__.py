@@ -1,5 +1,6 @@
 """The `sidestream` command; `python -m sidestream` is the same."""
 
+import io
 import os
 import sys
 
@@ -9,6 +10,10 @@ def main() -> None:
     # genai-prices imports pydantic, which loads Logfire's plugin where the SDK is installed: that costs 0.3 s, and is a
     # traceback where a LOGFIRE_ variable is wrong, before it could be refused by name.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or file of another encoding gets a question mark for what it cannot show, and not a traceback.
+            stream.reconfigure(errors="replace")
     try:
         # What these import is an extra; and a container engine that asks every few seconds loads no more than it needs.
         if sys.argv[1:2] == ["health"]:

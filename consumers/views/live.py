@@ -26,6 +26,9 @@ QUIET_US: Final = 30 * MINUTE_S * US_PER_S
 STANDINGS: Final = ("stuck", "long", "active", "quiet", "ended")
 """Where a session can stand, what asks for somebody first."""
 
+STUCK_MS: Final = 30_000
+"""An operation that has been open for longer is worth a look, and its session hangs."""
+
 LEAST_LONG_US: Final = MINUTE_S * US_PER_S
 """Below a minute no stay counts as long, whatever others took, and no silence as an end."""
 
@@ -162,7 +165,7 @@ def _settled_us(seen: SessionSeen) -> int:
 def _standing(
     seen: SessionSeen, state: StateFigures | None, in_state_us: int | None, quiet_us: int, open_ms: int | None
 ) -> str:
-    if open_ms is not None and open_ms * US_PER_MS > LEAST_LONG_US // 2:
+    if open_ms is not None and open_ms > STUCK_MS:
         return "stuck"
     if state is not None and state.is_last and (quiet_us > LEAST_LONG_US or seen.last_us <= _settled_us(seen)):
         return "ended"

@@ -41,7 +41,7 @@ from pipeline.connection import AsyncServer, RedisSettings
 from pipeline.errors import SidestreamError
 from pipeline.keys import Keys
 from pipeline.presence import read_partitions
-from sidestream.cli.report_text import report_text
+from sidestream.cli.look.report_text import report_text
 from sidestream.compose import fold_effects
 from sidestream.embedded import EmbeddedError, hold
 

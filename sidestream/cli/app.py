@@ -8,12 +8,13 @@ from sidestream.cli import alerts, archive, dlq, handler, replay, spool
 from sidestream.cli.backfill import backfill
 from sidestream.cli.dashboard import dashboard
 from sidestream.cli.health import health
+from sidestream.cli.look.one_session import session
+from sidestream.cli.look.report import report
+from sidestream.cli.look.states import states
+from sidestream.cli.look.status import status
+from sidestream.cli.look.tail import tail
+from sidestream.cli.look.top import top
 from sidestream.cli.purge import purge
-from sidestream.cli.report import report
-from sidestream.cli.states import states
-from sidestream.cli.status import status
-from sidestream.cli.tail import tail
-from sidestream.cli.top import top
 from sidestream.cli.worker import worker
 from sidestream.version import VERSION
 
@@ -29,7 +30,7 @@ _RUN: Final = "Run"
 _MEND: Final = "Mend"
 _HISTORY: Final = "History"
 
-for _command in (report, top, states, status, tail):
+for _command in (report, top, states, session, status, tail):
     app.command(rich_help_panel=_LOOK)(_command)
 app.add_typer(alerts.app, name="alerts", rich_help_panel=_LOOK)
 for _command in (worker, dashboard, health):
@@ -59,7 +60,8 @@ def main(
     """LLM telemetry beside the hot path: what is spent, how fast it answers, what fails.
 
     Begin with `sidestream worker`, then `sidestream report`, or keep `sidestream top` open. Commands find Redis by
-    --redis-url or SIDESTREAM_REDIS_URL. Exit codes: 0 fine, 1 a finding, 2 used wrongly, 3 Redis cannot be used.
+    --redis-url or SIDESTREAM_REDIS_URL. Exit codes: 0 fine, 1 a finding, 2 used wrongly, 3 Redis cannot be used, 4 what
+    is printed cannot be written.
     """
 
 

@@ -17,7 +17,6 @@ from pipeline.errors import SettingsError
 from pipeline.units import parse_duration_s
 from sidestream.archive_settings import ArchiveSettings, load_archive_settings
 from sidestream.cli.days import FirstDay, LastDay, parse_days
-from sidestream.cli.human import NOTHING, counted, harmless, instant, size
 from sidestream.cli.progress import shown_progress
 from sidestream.cli.session import (
     EXIT_FINDING,
@@ -30,6 +29,7 @@ from sidestream.cli.session import (
     run_until_interrupted,
 )
 from sidestream.settings import ARCHIVE_VARIABLES, load_settings
+from sidestream.wording.human import NOTHING, counted, harmless, instant, size
 
 if TYPE_CHECKING:
     from consumers.archive.exporting import Exported

@@ -13,8 +13,8 @@ from producers.backfill.lines import BadLine
 from producers.backfill.running import FileDone
 from producers.backfill.sources import Source
 from producers.backfill.survey import MOST_SHOWN, Surveyed
-from sidestream.cli.human import counted, harmless, instant, size
 from sidestream.cli.session import console
+from sidestream.wording.human import counted, harmless, instant, size
 
 SCHEMA: Final = "sidestream.backfill/1"
 

@@ -3,12 +3,12 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from consumers.letters import WHOLE_ENTRY, DeadLetter, frame_of
 from consumers.runtime.retrying import Retried, Retrier
@@ -24,7 +24,6 @@ from pipeline.errors import SettingsError, WireError
 from pipeline.scripting import script
 from pipeline.units import parse_duration_s
 from pipeline.wire import BadEvent, FrameDecoder
-from sidestream.cli.human import counted, harmless
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -38,7 +37,9 @@ from sidestream.cli.session import (
     print_json,
     run_async,
 )
+from sidestream.cli.tables import new_table, titled
 from sidestream.compose import HANDLERS, effects_of
+from sidestream.wording.human import counted, harmless, instant, shown
 
 app = typer.Typer(no_args_is_help=True, help="Dead letters: events that a handler could not count or send, and why.")
 
@@ -46,6 +47,7 @@ SCHEMA = "sidestream.dlq/1"
 
 _LETTER_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _STILL_SHOWN = 20
+_MS = 1_000
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Dead letters' ids, from `dlq ls`.")]
 Handler = Annotated[str | None, typer.Option(help="Only this handler's.")]
@@ -263,23 +265,25 @@ def _row(stored: StoredLetter) -> dict[str, str | int]:
     }
 
 
-def _table(letters: list[StoredLetter]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("ID", "HANDLER", "PARTITION", "ENTRY", "EVENT", "EVENTS", "CODE", "REASON"):
-        table.add_column(name, overflow="fold", justify="right" if name in {"PARTITION", "EVENTS"} else "left")
+def _table(letters: Sequence[StoredLetter]) -> RenderableType:
+    heads = ("=HANDLER", "=CODE", "REASON", "#EVENTS", "#PARTITION", "=SET ASIDE", "=EVENT", "=ENTRY")
+    leave = ("ENTRY", "EVENT", "SET ASIDE", "PARTITION", "EVENTS", "REASON")
+    table = new_table("=ID", *heads, leave=leave)
     for stored in letters:
         letter = stored.letter
         table.add_row(
             stored.letter_id,
-            stored.unit,
+            shown(stored.unit),
+            shown(letter.code),
+            shown(letter.reason),
+            f"{letter.events:,}",
             str(stored.partition),
-            letter.entry_id,
+            instant(int(stored.letter_id.partition("-")[0]) / _MS),
             "all" if letter.index == WHOLE_ENTRY else str(letter.index),
-            str(letter.events),
-            Text(harmless(letter.code)),
-            Text(harmless(letter.reason)),
+            letter.entry_id,
         )
-    return table
+    note = "`sidestream dlq show ID` shows one with its event."
+    return titled("Dead letters", table, f"  {len(letters):,}, newest first; times are UTC", [note])
 
 
 def _show(stored: StoredLetter) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 
 from consumers.register import read_versions
 from consumers.removal import HeldError, holders, retire, survey_unit
@@ -15,7 +15,6 @@ from consumers.views.handlers import HandlerHold, read_handlers
 from pipeline.errors import SettingsError
 from pipeline.keys import LIVE_VERSION
 from pipeline.units import US_PER_MS
-from sidestream.cli.human import NOTHING, counted, duration, instant, size
 from sidestream.cli.removals import print_survey, removal_json
 from sidestream.cli.session import (
     EXIT_FINDING,
@@ -30,6 +29,8 @@ from sidestream.cli.session import (
     print_json,
     run_async,
 )
+from sidestream.cli.tables import UNKNOWN, new_table, titled
+from sidestream.wording.human import NOTHING, counted, duration, instant, shown, size
 
 app = typer.Typer(no_args_is_help=True, help="Handlers: what each holds of the stream, and how to end it.")
 
@@ -126,33 +127,20 @@ async def _retire(session: Session, unit: str, *, yes: bool, as_json: bool) -> i
     return 0
 
 
-def _table(found: Sequence[HandlerHold], now_ms: int) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False)
-    names = (
-        "HANDLER",
-        "KIND",
-        "#PARTITIONS",
-        "DECLARED",
-        "COMPLETE SINCE",
-        "#LAG",
-        "#HOLDS",
-        "#MEMORY",
-        "#OLDEST",
-        "#SKIPPED",
-    )
-    for name in names:
-        table.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
+def _table(found: Sequence[HandlerHold], now_ms: int) -> RenderableType:
+    heads = ("#ENTRIES", "#MEMORY", "#OLDEST", "#SKIPPED", "#LAG", "=COMPLETE SINCE", "=DECLARED", "#PARTITIONS")
+    table = new_table("=HANDLER", "=KIND", *heads, leave=("PARTITIONS", "DECLARED", "LAG", "SKIPPED", "KIND"))
     for row in found:
         table.add_row(
-            handler_name(row.handler, row.version),
+            shown(handler_name(row.handler, row.version)),
             row.kind,
-            str(row.partitions),
-            instant(row.declared_ms // _MS_PER_S),
-            instant(row.since_ms // _MS_PER_S) if row.since_ms else "the beginning",
-            "unknown" if row.lag is None else f"{row.lag:,}",
-            counted(row.entries, "entry", "entries"),
+            f"{row.entries:,}",
             size(row.bytes),
             NOTHING if row.oldest_ms is None else duration((now_ms - row.oldest_ms) * US_PER_MS),
             f"{row.skipped:,}",
+            UNKNOWN if row.lag is None else f"{row.lag:,}",
+            instant(row.since_ms // _MS_PER_S) if row.since_ms else "the beginning",
+            instant(row.declared_ms // _MS_PER_S),
+            str(row.partitions),
         )
-    return table
+    return titled("Handlers", table, "  what of the stream each holds; times are UTC")

@@ -8,7 +8,6 @@ from consumers.removal import purge as purge_namespace
 from consumers.removal import survey_namespace, workers_alive
 from consumers.views.status import SILENT_MS
 from pipeline.presence import read_presences
-from sidestream.cli.human import counted
 from sidestream.cli.removals import print_survey, removal_json
 from sidestream.cli.session import (
     EXIT_FINDING,
@@ -22,6 +21,7 @@ from sidestream.cli.session import (
     print_json,
     run_async,
 )
+from sidestream.wording.human import counted
 
 
 def purge(

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from consumers.removal import Survey
-from sidestream.cli.human import size
+from sidestream.wording.human import size
 
 SCHEMA = "sidestream.removal/1"
 

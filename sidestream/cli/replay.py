@@ -22,7 +22,6 @@ from consumers.runtime.effects import Effect
 from consumers.versions import Replay, Versions, VersionsError
 from pipeline.errors import SettingsError
 from sidestream.cli.days import FirstDay, LastDay, parse_days
-from sidestream.cli.human import counted
 from sidestream.cli.logs import log_to_stderr
 from sidestream.cli.removals import print_survey
 from sidestream.cli.replay_text import (
@@ -50,6 +49,7 @@ from sidestream.cli.session import (
 )
 from sidestream.cli.signals import until_signal
 from sidestream.compose import fold_effects, history
+from sidestream.wording.human import counted
 
 app = typer.Typer(
     no_args_is_help=True,

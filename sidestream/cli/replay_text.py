@@ -17,7 +17,7 @@ from consumers.replay.progress import FOLLOWS_MS, ReplayProgress, Shelf
 from consumers.replay.running import Told
 from consumers.versions import Replay, Versions
 from pipeline.units import US_PER_S
-from sidestream.cli.human import NOTHING, counted, dollars, duration, harmless, instant, size
+from sidestream.wording.human import NOTHING, counted, dollars, duration, harmless, instant, size
 
 _LINE_EVERY_S: Final = 5.0
 

@@ -1,6 +1,7 @@
 """What every command shares: its options, a client of the right server, and what an error means for its exit code.
 
-Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 used wrongly, 3 Redis cannot be used.
+Exit codes: 0 fine, 1 a finding (something is wrong with the data), 2 used wrongly, 3 Redis cannot be used, 4 what a
+command prints cannot be written. Whoever stops reading (`| head`) has enough: that is fine.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from sidestream.settings import DATA_DIR_VARIABLE, SERVER_VARIABLE, load_setting
 EXIT_FINDING: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_OUTPUT: Final = 4
 EXIT_INTERRUPTED: Final = 130
 """As shells have it for Ctrl-C."""
 
@@ -128,6 +130,10 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
     """Run a command's coroutine and exit with its code; say an error in one line on standard error."""
     try:
         code = anyio.run(command)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _write_nowhere()
+        raise typer.Exit(0) from None
     except SettingsError as error:
         fail(str(error), EXIT_USAGE)
     except (OlderRecipeError, VersionsError) as error:
@@ -138,8 +144,16 @@ def run_async(command: Callable[[], Awaitable[int]]) -> None:
         fail(str(error), EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except OSError as error:
+        _write_nowhere()
+        fail(f"{error.filename or 'the output'} cannot be written: {error.strerror or error}", EXIT_OUTPUT)
     else:
         raise typer.Exit(code)
+
+
+def _write_nowhere() -> None:
+    """Let what Python would still write to standard output as it ends go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_until_interrupted(command: Callable[[], Awaitable[int]]) -> None:
@@ -172,7 +186,15 @@ def console() -> Console:
     terminal = sys.stdout.isatty()
     known = terminal or "COLUMNS" in os.environ
     file = sys.stdout if terminal else cast("IO[str]", _Unpadded(sys.stdout))
-    return Console(file=file, soft_wrap=False, highlight=False, width=None if known else 120)
+    return _Console(file=file, soft_wrap=False, highlight=False, width=None if known else 120)
+
+
+class _Console(Console):
+    """A console that leaves it to the command what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again: rich would end the program with 1, which is a finding here."""
+        raise BrokenPipeError
 
 
 class _Unpadded(io.TextIOBase):

@@ -16,7 +16,6 @@ from pipeline.errors import SettingsError, SidestreamError
 from pipeline.keys import Keys
 from producers.spool_file import SUFFIX, Owner, SpoolFile, disk_bytes, has_owner, last_word, spool_files
 from producers.spool_recovery import Recovered, Recovery, drain
-from sidestream.cli.human import NOTHING, counted, duration, shown
 from sidestream.cli.session import (
     EXIT_FINDING,
     AsJson,
@@ -30,6 +29,7 @@ from sidestream.cli.session import (
     run_async,
 )
 from sidestream.settings import load_settings
+from sidestream.wording.human import NOTHING, counted, duration, shown
 
 app = typer.Typer(no_args_is_help=True, help="The spool: frames on this machine's disk that Redis has not got yet.")
 

@@ -1,20 +1,23 @@
 """Tables, sums and ratios as every report of the command line draws them.
 
-Keeps: an unknown price is "unpriced" and an unknown figure "unknown"; neither is ever $0 or 0.
+Keeps:
+- An unknown price is "unpriced" and an unknown figure "unknown"; neither is ever $0 or 0.
+- Where a terminal has no room for a column it goes, and never the name: see `fitting`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from rich.console import Console, RenderableType
 from rich.console import Group as Lines
-from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from consumers.views.figures import Figures
 from consumers.views.states import StateFigures
-from sidestream.cli.human import NOTHING, amount, dollars, duration, percent, shown
+from sidestream.cli.fitting import GAP, LEAST_NAME, FittingTable
+from sidestream.wording.human import NOTHING, amount, dollars, duration, percent, shown
 
 UNKNOWN: Final = "unknown"
 
@@ -22,9 +25,10 @@ MEDIUM: Final = 70
 WIDE: Final = 100
 """Columns of a terminal from which more is shown."""
 
-_LEAST_NAME: Final = 12
+LEAST_WIDTH: Final = 30
+"""Columns that everything is drawn for at least; a narrower terminal cuts or wraps it."""
 
-INDENT: Final = (0, 0, 0, 2)
+INDENT: Final = (0, 0, 0, GAP)
 
 Cell: TypeAlias = str | Text
 
@@ -37,22 +41,44 @@ def spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:
         yield part
 
 
-def new_table(*columns: str) -> Table:
-    """Return a table; `#` before a head makes a column of numbers, `=` one of words of ours: these are never cut."""
-    table = Table(box=None, header_style="dim", pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+def new_table(*columns: str, leave: Sequence[str] = (), least_name: int = LEAST_NAME) -> Table:
+    """Return a table; `#` before a head makes a column of numbers, `=` one of words of ours: these are never cut.
+
+    Args:
+        columns: The heads; the first column is of names, and stays.
+        leave: Heads of the columns that go where they do not fit, the first to go first; then the last ones go.
+        least_name: Cells that names in the first column have before others go.
+    """
+    table = FittingTable(leave, least_name)
     for place, name in enumerate(columns):
         head = name.lstrip("#=")
         justify = "right" if name.startswith("#") else "left"
-        least = _LEAST_NAME if place == 0 and head == name else None
+        least = LEAST_NAME if place == 0 and head == name else None
         table.add_column(head, justify=justify, no_wrap=head != name, min_width=least)
     return table
 
 
-def titled(title: str | Text, table: Table, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
+def titled(title: str | Text, table: RenderableType, when: str = "", notes: Sequence[str] = ()) -> RenderableType:
     """Return a table under its title, with notes below it; an empty note is left out."""
     below = [Padding(Text(note, style="dim"), INDENT) for note in notes if note]
     head = Text(title, style="bold") if isinstance(title, str) else title
-    return Lines(Text.assemble(head, (when, "dim")), Padding(table, INDENT), *below)
+    line = Text.assemble(head, (when, "dim"))
+    # A title that must stay one line stays one.
+    line.no_wrap, line.overflow = head.no_wrap, head.overflow
+    return Lines(line, Padding(table, INDENT), *below)
+
+
+def one_line(*parts: str | Text | tuple[str, str]) -> Text:
+    """Return a line that is cut where the terminal ends, never wrapped."""
+    line = Text.assemble(*parts)
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def wide_enough(out: Console) -> Console:
+    """Return a console with the least width that anything is drawn for."""
+    out.width = max(out.width, LEAST_WIDTH)
+    return out
 
 
 def has_cost(figures: Figures) -> bool:
@@ -87,7 +113,8 @@ def visits_table(states: Sequence[StateFigures], width: int, *, cost_known: bool
     """Return how long sessions stay in each state, and what a visit there takes, for a terminal of `width` columns."""
     wide = width >= WIDE
     more = ["#ENTERED", "#MEAN"] if wide else []
-    found = new_table("STATE", "#VISITS", *more[:1], "#P50", "#P95", *more[1:], "#TOKENS", "#COST")
+    heads = ("STATE", "#VISITS", *more[:1], "#P50", "#P95", *more[1:], "#TOKENS", "#COST")
+    found = new_table(*heads, leave=("ENTERED", "MEAN", "P50", "TOKENS", "COST"))
     for state in states:
         visit_time = state.figures.visit_time
         found.add_row(

@@ -16,7 +16,7 @@ from consumers.views.figures import filters_of
 from consumers.views.live import STANDINGS
 from consumers.views.report import Range
 from pipeline.limits import MAX_NAME_CHARS
-from pipeline.units import parse_duration_s
+from pipeline.units import parse_duration_s, parse_instant_s
 
 OfferedName: TypeAlias = Literal[
     "overview", "tokens", "performance", "cost", "sessions", "states", "alerts", "pipeline"
@@ -199,11 +199,9 @@ def _span(query: Mapping[str, str]) -> tuple[str, Span]:
 
 def _instant_s(name: str, text: str) -> int:
     try:
-        found = datetime.fromisoformat(text)
-        # Without a zone it is UTC, as all that the page shows.
-        return max(0, int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()))
-    except (ValueError, OverflowError):
-        raise AddressError(f"{name}: {text!r} is no instant: write 2026-11-27T14:00:00Z") from None
+        return parse_instant_s(text)
+    except ValueError as error:
+        raise AddressError(f"{name}: {error}") from None
 
 
 def _name(parameter: str, text: str) -> str:

@@ -16,8 +16,8 @@ from consumers.state import OTHER
 from consumers.views.figures import error_ratio_of, speaks_by_requests
 from consumers.views.states import StateChange, StateFigures, VersionUse
 from consumers.views.trend import Step
-from sidestream.cli.human import NOTHING, amount, counted, percent
 from sidestream.dashboard.words import approx, visit_cost
+from sidestream.wording.human import NOTHING, amount, counted, percent
 
 Verdict: TypeAlias = Literal["better", "worse", "same", "few", ""]
 

@@ -16,9 +16,9 @@ from markupsafe import Markup
 from consumers.state import OTHER
 from consumers.views.rankings import Edge
 from consumers.views.states import StateFigures
-from sidestream.cli.human import amount, counted, percent
 from sidestream.dashboard.words import approx
 from sidestream.dashboard.words import name as shown
+from sidestream.wording.human import amount, counted, percent
 
 MOST_STATES: Final = 14
 """States that a graph can show and still be read."""

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from consumers.views.figures import Timing, error_ratio_of, time_of
+from consumers.views.live import STUCK_MS
 from consumers.views.pace import NOW_MINUTES
 from pipeline.units import US_PER_MS, format_duration_s
-from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
 from sidestream.dashboard import charts, words
 from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, parse_address
 from sidestream.dashboard.comparison import LEAST_SAMPLES
@@ -25,6 +25,7 @@ from sidestream.dashboard.panels import Panels
 from sidestream.dashboard.trust import trust_of
 from sidestream.dashboard.view import View
 from sidestream.version import VERSION
+from sidestream.wording.human import NOTHING, amount, clock, counted, dollars, duration, instant, percent, size
 
 _MARK: Final = "<!--part:"
 _KEPT: Final = 32
@@ -189,6 +190,7 @@ _COMMON: Final[dict[str, object]] = {
     "time_of": time_of,
     "visit_cost": words.visit_cost,
     "error_ratio_of": error_ratio_of,
+    "stuck_ms": STUCK_MS,
     "worrying": words.WORRYING_RATIO,
     "NOTHING": NOTHING,
     "UNKNOWN": words.UNKNOWN,
@@ -208,7 +210,7 @@ _FILTERS: Final = {
     "instant": instant,
     "clock": words.clock,
     "local": words.local,
-    "clock_s": words.clock_s,
+    "clock_s": clock,
     "day_and_clock": words.day_and_clock,
     "day_and_clock_s": words.day_and_clock_s,
     "ago": words.ago,

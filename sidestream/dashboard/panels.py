@@ -17,21 +17,28 @@ from consumers.views.completeness import COST, METRICS
 from consumers.views.figures import Figures, Group, Timing, error_ratio_of, speaks_by_requests, time_of
 from consumers.views.flow import HandlerFlow, flows_of
 from consumers.views.inflight import InFlight
-from consumers.views.live import LiveSession
+from consumers.views.live import STUCK_MS, LiveSession
 from consumers.views.pace import NOW_MINUTES
 from consumers.views.report import Report
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S, HOUR_S, MINUTE_S
 from pipeline.units import US_PER_MS, format_duration_s
-from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent
-from sidestream.cli.timeline_rows import MOST_ROWS, StayRow, TimelineRow, stays_of, timeline_of
 from sidestream.dashboard.address import DIMENSIONS
 from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
 from sidestream.dashboard.comparison import ComparedState, compared_states
 from sidestream.dashboard.graph import in_order
-from sidestream.dashboard.pipeline_rows import BalanceRow, ProducerRow, balance_of, memory_words, producers_of
+from sidestream.dashboard.pipeline_rows import (
+    BalanceRow,
+    ProducerRow,
+    balance_of,
+    hours_words,
+    memory_words,
+    producers_of,
+)
 from sidestream.dashboard.view import View
 from sidestream.dashboard.words import change, clock, dollars_short, name, rule_value, time_short
+from sidestream.wording.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
+from sidestream.wording.timeline_rows import MOST_ROWS, StayRow, TimelineRow, stays_of, timeline_of
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
@@ -39,9 +46,6 @@ _MOST_NAMED: Final = 3
 _MOST_SESSIONS_SHOWN: Final = 25
 _MOST_COMPARED: Final = 8
 _MILLION: Final = 1_000_000
-STUCK_MS: Final = 30_000
-"""An operation that has been open for longer is worth a look."""
-
 _EVALUATED_LATE_S: Final = 60
 """Rules are evaluated every few seconds, up to where everything is counted."""
 
@@ -116,6 +120,11 @@ class Panels:
     def empty(self) -> bool:
         """Whether nothing happened in the range, whatever the filters."""
         return not (self.view.look.cells.of_metrics or self.view.look.cells.of_cost)
+
+    @property
+    def filled(self) -> bool:
+        """Whether something happened in the range that the filters leave."""
+        return not (self.empty or self.unmatched)
 
     @property
     def step(self) -> str:
@@ -204,6 +213,7 @@ class Panels:
         times = pace.now_nano_usd / max(usual, 1)
         return (usual, times) if times >= _FAR_ABOVE else None
 
+    @cached_property
     def unmatched(self) -> bool:
         """Whether something happened in the range, and nothing of it fits the filters."""
         cells = self.view.cells
@@ -343,6 +353,14 @@ class Panels:
         if pace is None or not pace.before.cost_nano_usd:
             return "nothing in the hour before" if self.cost_known else ""
         return f"{change(pace.hour.cost_nano_usd, pace.before.cost_nano_usd)}, was {dollars(pace.before.cost_nano_usd)}"
+
+    def memory_left(self) -> str:
+        """Return how much of Redis's memory is used, and for how long the rest lasts, in a few words."""
+        memory = self.view.pipeline.status.memory if self.view.pipeline else None
+        if memory is None or not memory.limit:
+            return "no limit is set"
+        left = f"; full in {hours_words(memory)}" if memory.hours_left is not None else ""
+        return f"{percent(memory.used / memory.limit)} of {size(memory.limit)}{left}"
 
     def mean_hour(self) -> int | None:
         """Return the mean cost of the hours of the range, in nano-dollars; None of nothing."""

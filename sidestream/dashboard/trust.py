@@ -4,8 +4,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sidestream.cli.trust import Trust, judged
 from sidestream.dashboard.view import View
+from sidestream.wording.trust import Trust, judged
 
 _MS_PER_S: Final = 1_000
 

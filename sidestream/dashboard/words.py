@@ -13,7 +13,7 @@ from consumers.views.figures import Figures
 from consumers.views.states import StateFigures
 from consumers.windows import DAY_S
 from pipeline.units import NANO_PER_USD, US_PER_S
-from sidestream.cli.human import NOTHING, amount, dollars, duration, harmless, per_second
+from sidestream.wording.human import NOTHING, amount, dollars, duration, harmless, per_second
 
 UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
@@ -85,7 +85,7 @@ def change(now: int, before: int) -> str:
     if abs(ratio) < 0.005:  # noqa: PLR2004 - half a percent is rounded to none
         return "the same"
     if ratio > 9:  # noqa: PLR2004 - beyond that a percentage is hard to read
-        return f"{now / before:,.0f} times as much"
+        return f"{now / before:,.0f} times"
     return f"{ratio * 100:+.0f} %"
 
 
@@ -105,11 +105,6 @@ def clock(time_s: float, step_s: int = 0) -> str:
 def local(time_s: float) -> str:
     """Return an instant as a browser's field for day and time takes it; in UTC, as the page says beside it."""
     return f"{datetime.fromtimestamp(int(time_s), UTC):%Y-%m-%dT%H:%M:%S}"
-
-
-def clock_s(time_s: float) -> str:
-    """Return the time of day to the second, UTC."""
-    return f"{datetime.fromtimestamp(int(time_s), UTC):%H:%M:%S}"
 
 
 def day_and_clock(time_s: float) -> str:

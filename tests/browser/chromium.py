@@ -79,6 +79,10 @@ class Tab:
         begins = json.dumps(address.partition("#")[0])
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({begins})")
 
+    def close(self) -> None:
+        """Close the tab."""
+        self.call("Page.close")
+
     def ask(self, script: str) -> Any:  # noqa: ANN401 - whatever the script says
         """Run a script in the page, and return what it gives."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -18,6 +18,7 @@ from playing import playing
 from sidestream.dashboard.address import VIEWS
 from sidestream.dashboard.words import name as shown
 
+UPDATES = "Number(document.documentElement.dataset.updates || 0)"
 LIVE = "document.getElementById('live')?.dataset.state === 'live'"
 
 
@@ -151,14 +152,95 @@ def test_colours_follow_the_system_and_the_address(tab: Tab, address: str) -> No
     assert tab.ask(colour) == light
 
 
+def test_a_tip_stays_while_figures_change(tab: Tab, address: str) -> None:
+    """The chart that has focus is drawn anew, and keeps it."""
+    tab.open(f"{address}/tokens?range=1h")
+    tab.wait(LIVE)
+    tab.ask("document.querySelector('.plot').focus()")
+    tab.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
+    tab.wait(f"{UPDATES} >= {tab.ask(UPDATES) + 3}", 30)
+    assert tab.ask("document.querySelector('.tip').hidden") is False
+    assert tab.ask("document.activeElement.className") == "plot"
+
+
+def test_nothing_moves_under_a_selection_or_a_pointer(tab: Tab, address: str) -> None:
+    """A name can be copied, a slow click arrives; afterwards everything that has changed is there."""
+    tab.open(f"{address}/tokens?range=1h")
+    tab.wait(LIVE)
+    tab.ask(
+        "(() => { const range = document.createRange(), name = document.querySelector('#p-agents th');"
+        " range.selectNodeContents(name); getSelection().removeAllRanges(); getSelection().addRange(range); })()"
+    )
+    marked, before = tab.ask("getSelection().toString()"), tab.ask(UPDATES)
+    time.sleep(4)
+    assert (tab.ask("getSelection().toString()"), tab.ask(UPDATES)) == (marked, before)
+    tab.ask("getSelection().removeAllRanges()")
+    tab.wait(f"{UPDATES} > {before}")
+    tab.ask("document.dispatchEvent(new PointerEvent('pointerdown', {bubbles: true}))")
+    before = tab.ask(UPDATES)
+    time.sleep(3)
+    assert tab.ask(UPDATES) == before
+    tab.ask("dispatchEvent(new PointerEvent('pointerup'))")
+    tab.wait(f"{UPDATES} > {before}")
+
+
+def test_a_filter_is_chosen_by_the_keys_and_forgotten_on_the_way_back(tab: Tab, address: str) -> None:
+    """A step through the names is no choice: Enter is; and what comes back is what the address says."""
+    tab.open(f"{address}/tokens?range=1h")
+    tab.wait(LIVE)
+    tab.ask("document.querySelector('select[name=agent]').focus()")
+    for kind in ("rawKeyDown", "keyUp"):
+        tab.call("Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40)
+    time.sleep(0.5)
+    assert tab.ask("location.search") == "?range=1h"
+    chosen = tab.ask("document.querySelector('select[name=agent]').value")
+    assert chosen
+    tab.call("Input.dispatchKeyEvent", type="rawKeyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13)
+    tab.wait(f"location.search.includes('agent={chosen}') && document.readyState === 'complete'")
+    tab.ask("history.back()")
+    tab.wait("location.search === '?range=1h' && document.readyState === 'complete'")
+    tab.wait("document.querySelector('select[name=agent]').value === ''")
+
+
+def test_ten_visible_pages_leave_room_for_an_eleventh(browser: Chromium, address: str) -> None:
+    """A browser opens six connections to one place: some pages have a stream, the others ask."""
+    tabs = [browser.tab() for _ in range(10)]
+    for tab in tabs:
+        tab.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        tab.open(f"{address}/?range=1h")
+    for tab in tabs:
+        tab.wait(f"['live', 'polling'].includes(document.getElementById('live').dataset.state) && {UPDATES} > 0", 30)
+    states = [tab.ask("document.getElementById('live').dataset.state") for tab in tabs]
+    assert 1 <= states.count("live") <= 4
+    tabs[-1].open(f"{address}/cost")
+    tabs[-1].wait(f"{UPDATES} > 0", 30)
+    for tab in tabs:
+        assert tab.complaints == []
+        tab.close()
+
+
+def test_a_session_is_followed_from_wherever_it_is_named(tab: Tab, address: str) -> None:
+    """From the list to what happened, and back to the list."""
+    tab.open(f"{address}/sessions")
+    tab.wait(LIVE)
+    name = text_of(tab, "#p-live tbody th a")
+    tab.ask("document.querySelector('#p-live tbody th a').click()")
+    tab.wait("location.pathname === '/session' && document.readyState === 'complete'")
+    tab.wait(LIVE)
+    assert text_of(tab, "#p-which h1 .id") == name
+    assert tab.ask("document.querySelectorAll('#p-timeline tbody tr').length") > 0
+    assert tab.ask("document.documentElement.scrollWidth") <= 1280
+    tab.ask("document.querySelector('#p-which a').click()")
+    tab.wait("location.pathname === '/sessions'")
+
+
 def test_a_page_that_is_left_open_does_not_grow(tab: Tab, address: str) -> None:
     """Thirty updates later it holds about as much memory as before, and as many nodes."""
-    updates = "Number(document.documentElement.dataset.updates || 0)"
     tab.open(f"{address}/?range=1h")
-    tab.wait(f"{updates} >= 3")
+    tab.wait(f"{UPDATES} >= 3")
     tab.call("HeapProfiler.collectGarbage")
     before, nodes = tab.heap_bytes(), tab.ask("document.querySelectorAll('*').length")
-    tab.wait(f"{updates} >= 33", 90)
+    tab.wait(f"{UPDATES} >= 33", 90)
     tab.call("HeapProfiler.collectGarbage")
     assert tab.heap_bytes() < before * 1.5
     assert abs(tab.ask("document.querySelectorAll('*').length") - nodes) < nodes // 5
@@ -181,6 +263,6 @@ def test_a_hidden_page_costs_nothing(browser: Chromium, address: str) -> None:
 def test_pictures_of_it_are_in_the_repository() -> None:
     """Each view in both themes and on a phone, small enough to be looked at (`make screenshots`)."""
     folder = Path(__file__).parents[2] / "docs" / "images"
-    for view in VIEWS:
+    for view in (*VIEWS, "session"):
         for look in ("light", "dark", "phone"):
             assert 0 < (folder / f"{view}-{look}.png").stat().st_size < 100_000

@@ -23,6 +23,10 @@ from sidestream.compose import fold_effects
 KEYS: Final = Keys("demo")
 START_S: Final = 30.0
 LIVE_SESSIONS: Final = 6
+PAUSE_S: Final = 0.5
+REQUESTS: Final = (*[("director", "gpt-4o-mini", "openai")] * 7, ("writer", "claude-sonnet-4-5", "anthropic"))
+"""What the application asks for while somebody looks: about as much as it spent an hour of its day."""
+
 TURNS: Final = 12
 """Runs that a session has before it goes on."""
 
@@ -35,7 +39,7 @@ grace_s = 1
 [[alert]]
 name = "high-token-usage"
 kind = "tokens"
-threshold = 40_000
+threshold = 150_000
 summary = "More tokens than usual: look for runaway agents."
 
 [[alert]]
@@ -127,14 +131,15 @@ def _application(url: str, *, hung: bool) -> Generator[None]:
 
 def _talk(stopping: threading.Event) -> None:
     number = 0
-    while not stopping.wait(0.25):
+    while not stopping.wait(PAUSE_S):
         seat, turn = number % LIVE_SESSIONS, number // LIVE_SESSIONS
         session, size = f"deck-live-{turn // TURNS}-{seat}", 2_400 + number
+        agent, model, provider = REQUESTS[number % len(REQUESTS)]
         with sidestream.session_context(session, f"user-{seat}", state="drafting"):
             if turn % TURNS == 0:
                 sidestream.track_state_transition("", "drafting")
-            with sidestream.operation("writer", kind="run", agent="writer"):
-                sidestream.usage("writer", "claude-sonnet-4-5", size, 380, provider="anthropic", duration_us=2_100_000)
+            with sidestream.operation(agent, kind="run", agent=agent):
+                sidestream.usage(agent, model, size, 380, provider=provider, duration_us=2_100_000)
             if turn % TURNS == TURNS - 1:
                 sidestream.track_state_transition("drafting", "review")
         number += 1

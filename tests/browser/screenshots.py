@@ -18,8 +18,13 @@ COLOURS: Final = (255, 160, 128)
 """A flat page needs no more, and its picture takes half; fewer where that is still too much."""
 
 MOST_BYTES: Final = 100_000
-WARM_UP_S: Final = 75
-"""Until alerts have looked at their windows, a request has hung for long, and a minute of the present is over."""
+WARM_UP_S: Final = 330
+"""Until alerts have looked at their windows, a request has hung for long, and the growth of Redis is known."""
+
+PAGES: Final = {
+    **{view: "/" if view == "overview" else f"/{view}" for view in VIEWS},
+    "session": "/session?session=deck-0135",
+}
 
 LOOKS: Final = {"light": (1280, 900, False), "dark": (1280, 900, True), "phone": (390, 844, False)}
 
@@ -33,10 +38,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, playing(Path(folder), hung=True) as address, chromium() as browser:
         tab = browser.tab()
         time.sleep(WARM_UP_S)
-        for view in VIEWS:
+        for name, path in PAGES.items():
             for look, (wide, high, dark) in LOOKS.items():
                 tab.resize(wide, high, dark=dark, mobile=look == "phone")
-                _take(tab, f"{address}/{'' if view == 'overview' else view}", FOLDER / f"{view}-{look}.png")
+                _take(tab, f"{address}{path}", FOLDER / f"{name}-{look}.png")
     return 0
 
 

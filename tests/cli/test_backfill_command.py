@@ -1,4 +1,4 @@
-"""`sidestream backfill` and `sidestream tail`, as an operator types them: against a real server that keeps its data."""
+"""`sidestream backfill`, as an operator types it: against a real server that keeps its data."""
 
 import json
 import os
@@ -193,78 +193,6 @@ def appended(client: Server) -> int:
     """Return how many events are on the streams."""
     replies = client.batch([["HGET", KEYS.partition(number).counters(), "appended"] for number in range(4)])
     return sum(int(reply or 0) for reply in replies if not isinstance(reply, Exception))
-
-
-async def test_what_has_passed_is_told_in_lines(url: str) -> None:
-    """Each kind in its words; what would colour a terminal is shown as text; filters leave the rest out."""
-    await append_live(url)
-    done = typed("tail", "--since", "1h", url=url)
-    assert (done.returncode, done.stderr) == (0, "")
-    usage, run, transition, error = (line[25:] for line in done.stdout.splitlines())
-    assert usage == "request     writer  gpt-4o  1.2k in 34 out  1.8 s  ok"
-    assert run == "run         writer  2.0 s  error"
-    assert transition == "transition  a to b  session s-1"
-    assert error == "error       critic  Oops\N{REPLACEMENT CHARACTER}[31m  it broke"
-    for options, kinds in (
-        (("--errors",), ["operation", "error"]),
-        (("--event", "usage", "--model", "gpt-4o"), ["usage"]),
-        (("--agent", "critic"), ["error"]),
-        (("--session", "s-1", "--service", "deckster"), ["transition"]),
-        (("--service", "other"), []),
-    ):
-        told = typed("tail", "--json", "--since", "1h", *options, url=url).stdout.splitlines()
-        assert [json.loads(line)["event"] for line in told] == kinds
-    wrong = typed("tail", "--event", "dream", url=url)
-    assert (wrong.returncode, wrong.stderr) == (
-        2,
-        "sidestream: --event: 'dream' is none of usage, operation, transition, error\n",
-    )
-
-
-def begun(line: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a command."""
-    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-async def test_what_comes_is_told_at_once_and_changes_nothing(url: str) -> None:
-    """Until Ctrl-C; no group, no cursor and no key is made."""
-    line, env = command("tail", "--follow", "--since", "1h", "--json", url=url)
-    await append_live(url)
-    client = Server(RedisSettings(url))
-    before = sorted(client.call("KEYS", "*"))
-    process = begun(line, env)
-    assert process.stdout is not None
-    found = [json.loads(process.stdout.readline()) for _ in range(4)]
-    client.call(
-        "XADD", KEYS.partition(3).stream(), "*", "b", json.dumps({"events": [{"event": "usage", "time_us": 1}]})
-    )
-    foreign = json.loads(process.stdout.readline())
-    assert [one["id"] for one in found] == [f"{'ab' * 16}:1:{n}" for n in range(4)]
-    assert foreign["id"].endswith("-0:3:0")
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=TIMEOUT_S)
-    assert said == ("", "")
-    client.call("DEL", KEYS.partition(3).stream())
-    assert sorted(client.call("KEYS", "*")) == before
-    client.close()
-
-
-async def test_nobody_who_reads_ends_it(url: str) -> None:
-    """`| head`: it ends, without a word."""
-    server = AsyncServer(RedisSettings(url))
-    append = Appender(server, KEYS)
-    for _ in range(40):
-        await append([UsageEvent(NOW_US, agent="a" * 100)] * 100)
-    await server.aclose()
-    line, env = command("tail", "--since", "1h", url=url)
-    process = begun(line, env)
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr is not None
-    assert not process.stderr.read()
-    process.stderr.close()
-    assert process.wait(TIMEOUT_S) == 0
 
 
 async def test_the_archive_tells_what_was_trimmed(url: str, tmp_path: Path) -> None:

@@ -192,8 +192,10 @@ def test_status_says_what_holds_the_stream_and_how_full_the_server_is(url: str, 
     shown = typed("status", url=url)
     found = document(typed("status", "--json", url=url))
     server.call("CONFIG", "SET", "maxmemory", 0)
-    assert (shown.returncode, found["memory"]["level"], found["memory"]["hours_left"]) == (0, "high", None)
-    assert "Its memory is 8" in shown.stdout
+    assert (found["memory"]["level"], found["memory"]["hours_left"]) == ("high", None)
+    # An entry has waited for two days, and no worker is alive.
+    assert (shown.returncode, found["verdict"]) == (1, "no_worker")
+    assert "! Redis's memory is 8" in shown.stdout
     assert [(row["handler"], row["version"], row["partition"]) for row in found["stalled"]] == [("metrics", 2, 3)]
     assert "metrics v2, partition 3: has stood still for 48 h" in " ".join(shown.stdout.split())
     assert "sidestream handler retire metrics --version 2" in " ".join(shown.stdout.split())

@@ -100,6 +100,6 @@ def test_keys_are_known_by_the_form_that_the_page_gives(least: str, less: str) -
 def test_the_page_of_the_report_explains_every_head() -> None:
     """What stands above a column, and what can be asked for."""
     page = (DOCS / "report.md").read_text("utf-8")
-    source = (DOCS.parent / "sidestream/cli/report_text.py").read_text("utf-8")
+    source = (DOCS.parent / "sidestream/cli/look/report_text.py").read_text("utf-8")
     for head in set(re.findall(r'_Column\(\s*"([A-Z0-9 ]+)"', source)):
         assert head in page, head

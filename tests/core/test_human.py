@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidestream.cli.human import NOTHING, amount, dollars, duration, instant, percent, shown, size
+from sidestream.wording.human import NOTHING, amount, dollars, duration, instant, percent, shown, size
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ def test_amounts(number: int, text: str) -> None:
         (100_000, "$0.0001"),
         (584_300, "$0.000584"),
         (600_000, "$0.0006"),
-        (999_999, "$0.001"),
+        (999_999, "$0.0010"),
         (2_310_000, "$0.00231"),
         (3_500_000, "$0.0035"),
-        (9_999_000, "$0.01"),
+        (9_999_000, "$0.0100"),
         (12_300_000, "$0.0123"),
         (999_949_999, "$0.9999"),
         (999_960_000, "$1.00"),

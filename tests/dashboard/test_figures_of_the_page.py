@@ -17,8 +17,8 @@ from consumers.views.report_json import report_json
 from pipeline.connection import AsyncServer
 from pipeline.events import ErrorEvent, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
-from sidestream.cli.human import amount, dollars, percent
 from sidestream.dashboard.address import VIEWS, instant
+from sidestream.wording.human import amount, dollars, percent
 
 NOW_S = int(time.time())
 FROM_S, UNTIL_S = NOW_S - 5 * 3_600, NOW_S + 1

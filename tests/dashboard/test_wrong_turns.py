@@ -51,7 +51,7 @@ async def test_where_nothing_fits_the_page_says_what_there_is(server: AsyncServe
     async with asking(server, keys) as client:
         nothing = (await client.get("/tokens?agent=nobody&state=draft")).text
         assert "Nothing fits these filters" in nothing
-        assert "agent critic, writer; state review" in nothing
+        assert "agents critic, writer; states review" in nothing
         assert "Nothing fits these filters" not in (await client.get("/tokens?agent=writer")).text
         versions = (await client.get("/states?before=9.9&after=1")).text
     assert "Nothing in this range is of version 9.9" in versions

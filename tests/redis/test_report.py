@@ -18,13 +18,14 @@ from consumers.pricing import PriceBook
 from consumers.runtime.effects import FoldEffect
 from consumers.runtime.run import Worker
 from consumers.state import OTHER, Caps
-from consumers.views.report import EVERYTHING, By, Report, read_report
+from consumers.views.report import EVERYTHING, By, Range, Report, read_report
 from consumers.views.report_json import report_json
 from pipeline.connection import AsyncServer, RedisSettings, Server
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
 from pipeline.presence import Presence, PresenceWriter
-from sidestream.cli.report_text import report_text
+from sidestream.cli.look.filters import why_nothing
+from sidestream.cli.look.report_text import report_text
 
 NOW_S = int(time.time())
 NOW_US = NOW_S * 1_000_000
@@ -72,9 +73,14 @@ async def read(
 
 def printed(report: Report, width: int = 80) -> str:
     """Return what a terminal of `width` columns shows."""
+    return printed_with(report, width, "")
+
+
+def printed_with(report: Report, width: int, why_nothing: str) -> str:
+    """Return the same, where it is known why nothing fits the filters."""
     console = Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(report_text(report, width))
+        console.print(report_text(report, width, why_nothing))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
@@ -157,7 +163,58 @@ async def test_filters_narrow_what_joint_cells_hold_and_the_rest_says_so(
     document = msgspec.json.decode(report_json(both))
     assert document["filters"] == {"agent": "writer", "model": "gpt-4o"}
     assert document["not_narrowed"] == both.not_narrowed
-    assert "Nothing of agent nobody happened" in printed(await read(server, keys, where=Where(agent="nobody")))
+
+
+async def test_a_filter_that_nothing_fits_says_which_names_there_are(
+    server: AsyncServer, keys: Keys, append: Appender
+) -> None:
+    """The busiest first, five at most; where each fits something they are told to fit nothing together."""
+    await append([usage(agent=f"agent-{number}") for number in range(7)])
+    await append([usage(agent="busy"), usage(agent="busy"), usage(agent="other", model="gpt-4o-mini")], partition=1)
+    await worker_of(server, keys).run_until_idle()
+    asked = Range(NOW_S - 3600, NOW_S + 60)
+
+    async def why(**filters: str) -> str:
+        return await why_nothing(server, keys, Where(**filters), asked, NOW_S + 60)
+
+    nobody = await why(agent="nobody")
+    assert nobody == (
+        "No event of this time is of agent nobody. Names are exact; agents in this time: "
+        "busy, agent-0, agent-1, agent-2, agent-3 and 4 more (`sidestream report --by agent` lists them)."
+    )
+    assert "environments in this time: test." in await why(environment="production")
+    assert await why(tenant="acme") == "No event of this time is of tenant acme: none has a tenant."
+    both = await why(agent="busy", model="gpt-4o-mini")
+    assert both == "No event of this time is of agent busy and model gpt-4o-mini at once."
+    assert not await why(agent="busy")
+    text = printed_with(await read(server, keys, where=Where(agent="nobody")), 80, nobody)
+    assert "agents in this time" in text
+    assert "instrument_pydantic_ai" not in text
+    assert "instrument_pydantic_ai" in printed_with(await read(server, keys, where=Where(agent="nobody")), 80, "")
+
+
+@pytest.mark.parametrize("by", ["state", "session", "user", "tag", "tenant"])
+async def test_what_no_event_carries_is_said_and_how_to_carry_it(
+    server: AsyncServer, keys: Keys, append: Appender, by: By
+) -> None:
+    """No empty place, and no table of one row without a name."""
+    await append([msgspec.structs.replace(usage(), session="", state="")])
+    await worker_of(server, keys).run_until_idle()
+    text = " ".join(printed(await read(server, keys, by)).split())
+    assert f"By {by} No event carries a {by} in this time. An application says it: sidestream.session_context(" in text
+    assert "(none)" not in text.partition(f"By {by}")[2].partition("Most expensive")[0]
+
+
+async def test_a_range_that_has_ended_is_reported_as_such(server: AsyncServer, keys: Keys, append: Appender) -> None:
+    """What happened after it is not in it; one that goes on ends now, not with its last window."""
+    await append([usage(), msgspec.structs.replace(usage(), time_us=NOW_US - 3_600_000_000)])
+    await worker_of(server, keys).run_until_idle()
+    now_s = int(time.time())
+    since_s, until_s = NOW_S - 7_200, NOW_S - 1_800
+    past = await read_report(server, keys, since_s=since_s, until_s=until_s, by="agent", now_s=now_s)
+    assert past.totals.requests == 1
+    assert "now" not in printed(past).splitlines()[0]
+    assert re.match(r"Sidestream report  \S+ \S+ to now \(\d\d:\d\d:\d\d UTC\)", printed(await read(server, keys)))
 
 
 async def test_by_state_it_says_what_a_visit_takes(server: AsyncServer, keys: Keys, append: Appender) -> None:
@@ -170,7 +227,9 @@ async def test_by_state_it_says_what_a_visit_takes(server: AsyncServer, keys: Ke
     await worker_of(server, keys).run_until_idle()
     report = await read(server, keys, "state")
     text = printed(report)
-    assert re.search(r"STATE +VISITS +P50 +P95 +TOKENS +COST\n +draft +3 +2\.. s +\d\d\.\d s +733 +\$0\.0023\n", text)
+    assert re.search(
+        r"STATE +VISITS +P50 +P95 +TOKENS +COST\n +draft +3 +2\.. s +\d\d\.\d s +733 +\$0\.0023\d*\n", text
+    )
     rows = {row["name"]: row for row in msgspec.json.decode(report_json(report))["groups"]}
     assert (rows["draft"]["visits"], rows["draft"]["tokens_a_visit"]) == (3, 733)
     assert rows["draft"]["cost_a_visit"]["nano_usd"] == round(2 * 3_500_000 / 3)
@@ -324,11 +383,16 @@ async def test_a_report_fits_its_terminal(server: AsyncServer, keys: Keys, appen
     await append([tagged, run_of(long, duration_us=7_260_000_000), ErrorEvent(NOW_US, type=long)])
     await worker_of(server, keys).run_until_idle()
     report = await read(server, keys, by)
-    for width in (80, 120):
+    for width in (30, 40, 60, 80, 120, 200):
         lines = printed(report, width).splitlines()
         assert all(len(line) <= width for line in lines)
         assert any("$30.87" in line for line in lines)
         assert any("2 h 01 m" in line for line in lines)
+        assert not any(re.search(r"[$\d]…", line) for line in lines), "no number is cut"
+        # Where there is a name to show, it has room.
+        assert by in {"error", "model", "state", "service", "tenant"} or any(
+            line.startswith("  a-very-long") for line in lines
+        )
 
 
 async def test_the_document_is_the_one_that_is_described(server: AsyncServer, keys: Keys, append: Appender) -> None:
@@ -434,7 +498,7 @@ async def test_what_cost_nothing_for_want_of_requests_is_no_0(
     assert re.search(r"moved-on +– +0 +0 +1 +0", printed(report))  # noqa: RUF001 - as it is shown
     by_model = await read(server, keys, "model")
     assert [group.name for group in by_model.groups] == [""], "an error has no model here"
-    assert "By model" not in printed(by_model)
+    assert "No request was made in this time." in printed(by_model)
 
 
 async def test_a_sum_of_nothing_beside_what_has_no_price_is_unpriced(

@@ -12,19 +12,21 @@ from typing import Final, assert_never
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from consumers.state import OTHER
 from consumers.views.figures import Figures, Group, Timing, error_ratio_of, filters_of, speaks_by_requests, time_of
-from consumers.views.report import ErrorRow, ExpensiveRun, LeftOut, NameRow, Report
+from consumers.views.report import MARGINALS, By, ErrorRow, ExpensiveRun, LeftOut, NameRow, Report
 from consumers.windows import HOUR_S, MINUTE_S
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_S
-from sidestream.cli.filters import said_filters
-from sidestream.cli.foot import foot_of
-from sidestream.cli.human import NOTHING, amount, counted, dollars, duration, instant, percent, shown
+from sidestream.cli.look.filters import said_filters
+from sidestream.cli.look.foot import foot_of
+from sidestream.cli.look.ranges import said_range
 from sidestream.cli.tables import (
+    INDENT,
     MEDIUM,
     UNKNOWN,
     WIDE,
@@ -39,6 +41,7 @@ from sidestream.cli.tables import (
     titled,
     visits_table,
 )
+from sidestream.wording.human import NOTHING, amount, counted, dollars, duration, instant, percent, shown
 
 MOST_GROUPS: Final = 40
 """Rows of a breakdown by agent, model or state on a screen, unless more are asked for; `--json` has all of them."""
@@ -51,10 +54,33 @@ _NAMED_CHARS: Final = 24
 
 _BAR_CELLS: Final = 10
 
+_LEAVE: Final = ("", "1ST TOKEN", "RUNS", "P95", "REQUESTS", "RESPONSE", "LATENCY", "FAILED", "TOKENS")
+"""Columns of the breakdown that go on a narrow terminal, the first to go first."""
 
-def report_text(report: Report, width: int) -> RenderableType:
-    """Return the report for a terminal of `width` columns (80 is enough; more shows more)."""
-    view = _View(report, width)
+_OF_NAMES: Final = ("#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
+
+_HOW_SAID: Final[Mapping[By, str]] = {
+    "agent": 'A PydanticAI agent has its name=; else: sidestream.model_request("writer", "gpt-4o").',
+    "model": 'A request says it: sidestream.model_request("writer", "gpt-4o").',
+    "state": 'An application says it: sidestream.session_context("session-1", state="outlining").',
+    "session": 'An application says it: sidestream.session_context("session-1").',
+    "user": 'An application says it: sidestream.session_context("session-1", "user-1").',
+    "tag": 'An application says it: sidestream.session_context("session-1", tags=["beta"]).',
+    "tenant": 'An application says it: sidestream.session_context("session-1", tenant="acme").',
+    "service": 'An application says it: sidestream.configure(service="my-app").',
+}
+"""How events come to carry what a report can be by."""
+
+
+def report_text(report: Report, width: int, why_nothing: str = "") -> RenderableType:
+    """Return the report.
+
+    Args:
+        report: What it says.
+        width: Columns of the terminal; 80 are enough, more show more.
+        why_nothing: Why nothing fits its filters, where that is known.
+    """
+    view = _View(report, width, why_nothing)
     if report.empty:
         return Lines(view.head(), Text(), view.nothing_yet(), Text(), view.foot())
     parts = [
@@ -73,11 +99,10 @@ def report_text(report: Report, width: int) -> RenderableType:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of the breakdown: its head, what a row shows in it, the narrowest terminal that has room for it."""
+    """A column of the breakdown: its head, and what a row shows in it."""
 
     head: str
     cell: Callable[[Group], Cell]
-    least_width: int = 0
     of_runs: bool = False
     """Whether it is about agent runs, and about requests where there are none."""
 
@@ -88,6 +113,7 @@ class _View:
 
     report: Report
     width: int
+    why_nothing: str = ""
 
     def head(self) -> RenderableType:
         """Return what is reported, of when, and up to when it is counted."""
@@ -95,7 +121,7 @@ class _View:
         covered, asked = report.covered, report.asked
         line = Text.assemble(
             ("Sidestream report", "bold"),
-            f"  {instant(covered.from_s)} to {instant(covered.until_s)} UTC",
+            f"  {said_range(covered, report.now_s)}",
         )
         if report.namespace != DEFAULT_NAMESPACE:
             line.append(f", {report.namespace}", "dim")
@@ -201,14 +227,30 @@ class _View:
         report = self.report
         match report.by:
             case "session" | "user" | "tag":
-                return self._rows(report.rows) if report.rows else None
+                return self._rows(report.rows) if report.rows else self._none_carries()
             case "error":
-                return self._errors(report.errors, "By error", _more(report.left_out, len(report.errors)))
+                more = _more(report.left_out, len(report.errors))
+                return self._errors(report.errors, "By error", more) or self._none_carries()
             case "agent" | "model" | "state" | "tenant" | "service":
                 groups = [group for group in report.groups if group.name or self._has_row(group.figures)]
-                return self._groups(groups) if groups else None
+                return self._groups(groups) if any(group.name for group in groups) else self._none_carries()
             case _:
                 assert_never(report.by)
+
+    def _none_carries(self) -> RenderableType | None:
+        """Return that nothing carries what was asked for, and how an application says it."""
+        by = self.report.by
+        if not (self.report.metrics_known or self.report.cost_known):
+            return None
+        if by == "error":
+            said = "No error was reported in this time."
+        elif by == "model" and not self.report.totals.requests:
+            said = "No request was made in this time."
+        else:
+            which = "No request" if by == "model" else "No event"
+            of = " that fits the filters" if filters_of(self.report.where) and by not in MARGINALS else ""
+            said = f"{which}{of} carries {_article(by)} {by} in this time. {_HOW_SAID[by]}"
+        return Lines(Text(f"By {by}", style="bold"), Padding(Text(said), INDENT))
 
     def _has_row(self, figures: Figures) -> bool:
         """Tell whether there is anything to show of what has no name; runs and tools never have a model."""
@@ -216,8 +258,10 @@ class _View:
         return bool(figures.requests or operations or has_cost(figures))
 
     def _groups(self, groups: Sequence[Group]) -> RenderableType:
-        columns = [column for column in self._columns() if self.width >= column.least_width]
-        table = new_table(self.report.by.upper(), *(f"#{column.head}" if column.head else "" for column in columns))
+        # The bars stand between figures: they need a wide terminal not to be in the way.
+        columns = [column for column in self._columns() if column.head or self.width >= WIDE]
+        heads = (f"#{column.head}" if column.head else "" for column in columns)
+        table = new_table(self.report.by.upper(), *heads, leave=_LEAVE)
         most = max(MOST_GROUPS, self.report.most)
         for group in groups[:most]:
             table.add_row(shown(group.name), *(column.cell(group) for column in columns))
@@ -241,20 +285,20 @@ class _View:
     def _columns(self) -> Sequence[_Column]:
         cost = [
             _Column("COST", lambda group: self._cost_of(group.figures)),
-            _Column("", lambda group: self._bar(group.figures), least_width=WIDE),
+            _Column("", lambda group: self._bar(group.figures)),
         ]
         if not self.report.metrics_known:
             return cost
         requests = [
             _Column("TOKENS", lambda group: amount(group.figures.total_tokens)),
-            _Column("REQUESTS", lambda group: amount(group.figures.requests), least_width=MEDIUM),
+            _Column("REQUESTS", lambda group: amount(group.figures.requests)),
         ]
         failed_requests = _Column("FAILED", lambda group: ratio(group.figures.request_error_ratio))
         runs = [
-            _Column("RUNS", lambda group: some(group.figures.runs), least_width=MEDIUM),
+            _Column("RUNS", lambda group: some(group.figures.runs)),
             _Column("FAILED", lambda group: ratio(error_ratio_of(group.figures)), of_runs=True),
             _Column("RESPONSE", lambda group: duration(time_of(group.figures).mean_us), of_runs=True),
-            _Column("P95", lambda group: duration(time_of(group.figures).p95_us), least_width=MEDIUM, of_runs=True),
+            _Column("P95", lambda group: duration(time_of(group.figures).p95_us), of_runs=True),
         ]
         match self.report.by:
             case "model":
@@ -263,13 +307,11 @@ class _View:
                     *requests,
                     failed_requests,
                     _Column("LATENCY", lambda group: duration(group.figures.request_time.mean_us)),
-                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us), least_width=MEDIUM),
-                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=WIDE),
+                    _Column("P95", lambda group: duration(group.figures.request_time.p95_us)),
+                    _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us)),
                 ]
             case _:
-                first = _Column(
-                    "1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us), least_width=WIDE
-                )
+                first = _Column("1ST TOKEN", lambda group: duration(group.figures.first_token.mean_us))
                 return [*cost, *requests, *runs, first]
 
     def _cost_of(self, figures: Figures) -> Cell:
@@ -284,7 +326,7 @@ class _View:
         return Text("━" * -(-figures.cost_nano_usd * _BAR_CELLS // dearest) if dearest else "", style="green")
 
     def _rows(self, rows: Sequence[NameRow]) -> RenderableType:
-        table = new_table(self.report.by.upper(), "#COST", "#TOKENS", "#REQUESTS", "#RUNS", "#ERRORS")
+        table = new_table(self.report.by.upper(), *_OF_NAMES, leave=("RUNS", "REQUESTS", "ERRORS", "TOKENS"))
         for row in rows:
             counts = (row.total_tokens, row.requests, row.runs, row.errors)
             table.add_row(
@@ -336,13 +378,15 @@ class _View:
         if names == covered:
             return ""
         width = "hours" if names.from_s > covered.from_s - HOUR_S else "days"
+        if names.until_s > self.report.now_s:
+            return f"  in whole {width}, since {instant(names.from_s)}"
         return f"  in whole {width}, {instant(names.from_s)} to {instant(names.until_s)}"
 
     def expensive(self) -> RenderableType | None:
         """Return the most expensive runs."""
         if not self.report.expensive:
             return None
-        table = new_table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION")
+        table = new_table("#COST", "#REQUESTS", "AGENT", "RUN", "SESSION", leave=("REQUESTS", "RUN", "AGENT"))
         for run in self.report.expensive:
             table.add_row(money(run.cost_nano_usd, run.unpriced_requests), str(run.requests), *_run_cells(run))
         note = self._not_narrowed("expensive_operations")
@@ -354,7 +398,8 @@ class _View:
             return None
         # Of a run the name says the agent already.
         agents = self.width >= WIDE and any(operation.agent != operation.name for operation in self.report.slowest)
-        table = new_table("#TIME", "=KIND", "NAME", "=ENDED", *(["AGENT"] if agents else []), "SESSION")
+        heads = ("#TIME", "=KIND", "NAME", "=ENDED", *(["AGENT"] if agents else []), "SESSION")
+        table = new_table(*heads, leave=("AGENT", "KIND", "SESSION", "ENDED"))
         for operation in self.report.slowest:
             table.add_row(
                 duration(operation.duration_us),
@@ -370,10 +415,10 @@ class _View:
         """Return what to do where nothing was counted."""
         if not (self.report.metrics_known or self.report.cost_known):
             first = "No worker has run here yet, so nothing is counted. Start one:\n\n  sidestream worker\n"
+        elif self.why_nothing:
+            return Text(self.why_nothing)
         elif any(handler.outstanding for handler in self.report.completeness.handlers):
             first = "Events are waiting to be counted. Is a worker alive? Look:\n\n  sidestream status\n"
-        elif filters := filters_of(self.report.where):
-            first = f"Nothing of {said_filters(filters)} happened in this time. Names are exact: --by lists them.\n"
         else:
             first = "Nothing happened in this time. A longer one may show more:\n\n  sidestream report --since 7d\n"
         return Text(
@@ -410,6 +455,10 @@ def _more(left_out: LeftOut, rows: int) -> str:
 
 def _number_of(left_out: LeftOut) -> str:
     return f"{'at least ' if left_out.at_least else ''}{left_out.count:,}"
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeio" else "a"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -110,6 +110,11 @@ def instant(time_s: float) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S" if at.second else "%Y-%m-%d %H:%M")
 
 
+def clock(time_s: float) -> str:
+    """Return the time of day of an instant (seconds since 1970), in UTC."""
+    return f"{datetime.fromtimestamp(int(time_s), UTC):%H:%M:%S}"
+
+
 def counted(number: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun: 1 event, 2,000 events."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -9,6 +9,7 @@ from typing import Final
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from consumers.views.figures import filters_of
@@ -17,13 +18,11 @@ from consumers.views.machine import Machine
 from consumers.views.rankings import Edge
 from consumers.views.states import StateFigures
 from pipeline.keys import DEFAULT_NAMESPACE
-from sidestream.cli.filters import said_filters
-from sidestream.cli.foot import foot_of
-from sidestream.cli.human import NOTHING, amount, counted, duration, harmless, instant, percent, shown
+from sidestream.cli.look.filters import said_filters
+from sidestream.cli.look.foot import foot_of
+from sidestream.cli.look.ranges import said_range
 from sidestream.cli.tables import (
-    MEDIUM,
     UNKNOWN,
-    WIDE,
     Cell,
     money,
     new_table,
@@ -32,6 +31,7 @@ from sidestream.cli.tables import (
     visit_cost,
     visits_table,
 )
+from sidestream.wording.human import NOTHING, amount, counted, duration, harmless, instant, percent, shown
 
 STANDING_WORDS: Final = {
     "stuck": "stuck",
@@ -42,23 +42,39 @@ STANDING_WORDS: Final = {
 }
 
 _MOST_ROWS: Final = 20
+
+_LEAST_SESSION: Final = 16
+"""Cells of a session's name: names that were made in a row differ at their end."""
+
+_SESSION_LEAVE: Final = ("TOKENS", "COST", "SILENT", "STATE", "IN STATE")
 _WORRYING: Final = frozenset({"stuck", "long", "quiet"})
 _SAME: Final = 0.005
 """A change below half a percent is none."""
 
 
-def states_text(machine: Machine, width: int) -> RenderableType:
-    """Return the state machine for a terminal of `width` columns (60 is enough; more shows more)."""
+def states_text(machine: Machine, width: int, why_nothing: str = "") -> RenderableType:
+    """Return the state machine.
+
+    Args:
+        machine: What it says.
+        width: Columns of the terminal; 60 are enough, more show more.
+        why_nothing: Why nothing fits its filters, where that is known.
+    """
     view = _View(machine, width)
+    if why_nothing and machine.metrics_known:
+        return Lines(*spaced([view.head(), Text(why_nothing), view.foot()]))
     parts = (view.head(), view.states(), view.transitions(), view.sessions(), view.versions(), view.foot())
     return Lines(*spaced(part for part in parts if part is not None))
 
 
-def standings_line(rows: Sequence[LiveSession]) -> Text:
-    """Return how many sessions stand where, those that ask for somebody first."""
+def standings_line(rows: Sequence[LiveSession], *, short: bool = False) -> Text:
+    """Return how many sessions stand where, those that ask for somebody first; a word each where it is to be short."""
     counts = {standing: number for standing, number in standings_of(rows).items() if number}
     parts = [
-        (f"{number:,} {STANDING_WORDS[standing]}", "yellow" if standing in _WORRYING else "")
+        (
+            f"{number:,} {_word(standing) if short else STANDING_WORDS[standing]}",
+            "yellow" if standing in _WORRYING else "",
+        )
         for standing, number in counts.items()
     ]
     return Text(", ").join(Text(text, style) for text, style in parts) if parts else Text("none", style="dim")
@@ -74,8 +90,7 @@ class _View:
     def head(self) -> RenderableType:
         """Return what is reported, of when."""
         machine = self.machine
-        covered = f"  {instant(machine.covered.from_s)} to {instant(machine.covered.until_s)} UTC"
-        line = Text.assemble(("Sidestream states", "bold"), covered)
+        line = Text.assemble(("Sidestream states", "bold"), f"  {said_range(machine.covered, machine.now_s)}")
         if machine.namespace != DEFAULT_NAMESPACE:
             line.append(f", {machine.namespace}", "dim")
         if filters := filters_of(machine.where):
@@ -103,7 +118,7 @@ class _View:
         out_of: dict[str, int] = {}
         for edge in edges.edges:
             out_of[edge.from_state] = out_of.get(edge.from_state, 0) + edge.count
-        table = new_table("FROM", "TO", "#COUNT", "#SHARE")
+        table = new_table("FROM", "TO", "#COUNT", "#SHARE", leave=("SHARE",))
         for edge in edges.edges[:_MOST_ROWS]:
             share = percent(edge.count / out_of[edge.from_state])
             table.add_row(_origin(edge), shown(edge.to_state), f"{edge.count:,}", share)
@@ -123,11 +138,11 @@ class _View:
         if not machine.sessions:
             return None
         rows = [row for row in machine.sessions if row.standing in _WORRYING]
-        wide, medium = self.width >= WIDE, self.width >= MEDIUM
-        heads = ["#TOKENS", "#COST"] if medium else []
-        table = new_table("SESSION", "STATE", "=IS", "#IN STATE", "#SILENT", *heads, *(["LAST ERROR"] if wide else []))
+        errors = any(row.seen.last_error for row in rows[:_MOST_ROWS])
+        table = new_session_table(*(["LAST ERROR"] if errors else []))
         for row in rows[:_MOST_ROWS]:
-            table.add_row(*session_cells(row, medium=medium, wide=wide))
+            more = [shown(row.seen.last_error) if row.seen.last_error else ""] if errors else []
+            table.add_row(*session_cells(row), *more)
         since_s = (machine.since_ms or 0) / 1_000
         since = f"; as the stream tells since {instant(since_s)} UTC" if since_s else ""
         notes = [
@@ -152,8 +167,8 @@ class _View:
         )
 
     def _comparison(self, before: str, after: str) -> RenderableType:
-        p50 = ["#P50"] if self.width >= MEDIUM else []
-        table = new_table("STATE", "=VERSION", "#VISITS", *p50, "#P95", "#TOKENS", "#COST")
+        heads = ("STATE", "=VERSION", "#VISITS", "#P50", "#P95", "#TOKENS", "#COST")
+        table = new_table(*heads, leave=("P50", "VISITS", "TOKENS", "COST", "P95"))
         for change in self.machine.changes:
             table.add_row(shown(change.name), shown(before), *self._figures(change.before))
             table.add_row("", shown(after), *self._figures(change.after))
@@ -166,38 +181,39 @@ class _View:
             return [Text("never", style="dim")]
         cost = visit_cost(state, cost_known=self.machine.cost_known)
         p50, p95, tokens, _ = _compared(state)
-        times = [duration(p50), duration(p95)] if self.width >= MEDIUM else [duration(p95)]
         said = NOTHING if tokens is None else amount(tokens)
-        return [amount(state.visits), *times, said, cost]
+        return [amount(state.visits), duration(p50), duration(p95), said, cost]
 
     def _changes(self, before: StateFigures, after: StateFigures) -> list[Cell]:
-        first, known = 0 if self.width >= MEDIUM else 1, 4 if self.machine.cost_known else 3
         pairs = zip(_compared(before), _compared(after), strict=True)
-        return [_change(*pair) for pair in list(pairs)[first:known]]
+        return [_change(*pair) for pair in list(pairs)[: 4 if self.machine.cost_known else 3]]
 
     def foot(self) -> RenderableType:
         """Return up to when everything is counted, and what is known to be missing."""
         return foot_of(self.machine.completeness, self.machine.covered.from_s)
 
 
-def session_cells(row: LiveSession, *, medium: bool, wide: bool) -> list[Cell]:
-    """Return one session: its name, its state, where it stands, how long it is there and silent; more where it fits."""
-    standing = STANDING_WORDS[row.standing].partition(" ")[0]
-    cells: list[Cell] = [
+def new_session_table(*more: str) -> Table:
+    """Return an empty table of sessions; what is `more` goes first where it does not fit."""
+    heads = ("SESSION", "STATE", "=IS", "#IN STATE", "#SILENT", "#TOKENS", "#COST", *more)
+    return new_table(*heads, leave=(*more, *_SESSION_LEAVE), least_name=_LEAST_SESSION)
+
+
+def session_cells(row: LiveSession) -> list[Cell]:
+    """Return one session: its name, its state, where it stands, how long it is there and silent, what it took."""
+    return [
         shown(row.seen.session),
         UNKNOWN if row.seen.state is None else shown(row.seen.state),
-        Text(standing, style="yellow" if row.standing in _WORRYING else ""),
+        Text(_word(row.standing), style="yellow" if row.standing in _WORRYING else ""),
         UNKNOWN if row.in_state_us is None else duration(row.in_state_us),
         duration(row.quiet_us),
+        UNKNOWN if row.total_tokens is None else amount(row.total_tokens),
+        money(row.cost_nano_usd, row.unpriced_requests) if row.cost_nano_usd or row.unpriced_requests else NOTHING,
     ]
-    if medium:
-        cells += [
-            UNKNOWN if row.total_tokens is None else amount(row.total_tokens),
-            money(row.cost_nano_usd, row.unpriced_requests) if row.cost_nano_usd or row.unpriced_requests else NOTHING,
-        ]
-    if wide:
-        cells.append(shown(row.seen.last_error) if row.seen.last_error else "")
-    return cells
+
+
+def _word(standing: str) -> str:
+    return STANDING_WORDS[standing].partition(" ")[0]
 
 
 def _origin(edge: Edge) -> Text:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from consumers.views.completeness import Completeness, HandlerAccount
 from pipeline.units import US_PER_MS
-from sidestream.cli.human import counted, duration, harmless, instant
+from sidestream.wording.human import counted, duration, harmless, instant
 
 Verdict: TypeAlias = Literal["complete", "behind", "incomplete", "unknown", "stale"]
 

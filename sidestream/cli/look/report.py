@@ -8,17 +8,20 @@ import typer
 from consumers.views.report import By, read_report
 from consumers.views.report_json import report_json
 from pipeline.errors import SettingsError
-from pipeline.units import parse_duration_s
-from sidestream.cli.filters import Agent, Environment, Model, Service, State, Tenant, where_of
-from sidestream.cli.report_text import report_text
+from sidestream.cli.look.filters import Agent, Environment, Model, Service, State, Tenant, where_of, why_nothing
+from sidestream.cli.look.ranges import From, Since, Until, parse_range
+from sidestream.cli.look.report_text import report_text
 from sidestream.cli.session import AsJson, Namespace, Place, RedisUrl, console, open_session, print_json, run_async
+from sidestream.cli.tables import wide_enough
 
 BYS: Final[tuple[str, ...]] = get_args(By)
 
 
 def report(
     *,
-    since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d.")] = "24h",
+    since: Since = None,
+    first: From = None,
+    last: Until = None,
     by: Annotated[
         str, typer.Option(help=f"Break down by {', '.join(BYS[:-1])} or {BYS[-1]}.", autocompletion=lambda: BYS)
     ] = "agent",
@@ -41,24 +44,26 @@ def report(
     where = where_of(agent=agent, model=model, state=state, service=service, environment=environment, tenant=tenant)
 
     async def command() -> int:
-        dimension, since_s = _dimension(by), since_of(since)
+        dimension, asked = _dimension(by), parse_range(since, first, last)
         async with open_session(Place(namespace, redis_url)) as session:
             now_s = int((await session.server.call("TIME"))[0])
+            since_s, until_s = asked.at(now_s)
             found = await read_report(
                 session.server,
                 session.keys,
-                since_s=now_s - since_s,
-                until_s=None,
+                since_s=since_s,
+                until_s=until_s,
                 by=dimension,
                 now_s=now_s,
                 most=most,
                 where=where,
             )
+            why = await why_nothing(session.server, session.keys, where, found.asked, now_s) if found.empty else ""
         if as_json:
             print_json(report_json(found))
         else:
-            out = console()
-            out.print(report_text(found, out.width))
+            out = wide_enough(console())
+            out.print(report_text(found, out.width, why), crop=False)
         return 0
 
     run_async(command)
@@ -69,18 +74,3 @@ def _dimension(text: str) -> By:
         return msgspec.convert(text, By)
     except msgspec.ValidationError:
         raise SettingsError(f"--by: {text!r} is none of {', '.join(BYS)}") from None
-
-
-def since_of(text: str) -> int:
-    """Return the seconds that --since goes back.
-
-    Raises:
-        SettingsError: It is no duration, or none at all.
-    """
-    try:
-        since_s = parse_duration_s(text)
-    except ValueError as error:
-        raise SettingsError(f"--since: {error}") from None
-    if since_s == 0:
-        raise SettingsError("--since: '0' covers no time; use 1m or more")
-    return since_s

@@ -6,10 +6,11 @@ from typing import Final, assert_never
 from msgspec import Struct
 
 from consumers.views.inflight import InFlight
+from consumers.views.live import STUCK_MS
 from consumers.views.timeline import OneSession, Stay
 from pipeline.events import ErrorEvent, Event, OperationEvent, TransitionEvent, UsageEvent
-from pipeline.units import US_PER_MS, US_PER_S
-from sidestream.cli.human import NOTHING, amount, counted, duration, harmless
+from pipeline.units import US_PER_MS
+from sidestream.wording.human import NOTHING, amount, duration, harmless
 
 MOST_ROWS: Final = 200
 _OK: Final = "ok"
@@ -22,7 +23,8 @@ class TimelineRow(Struct, frozen=True):
     kind: str
     what: str
     agent: str
-    tokens: str
+    input: str
+    output: str
     took: str
     ended: str
     tone: str
@@ -42,9 +44,9 @@ class StayRow(Struct, frozen=True):
     last: float
 
 
-def timeline_of(look: OneSession, open_now: Sequence[InFlight]) -> list[TimelineRow]:
-    """Return what happened in a session: what is open, then the rest, the newest first; `MOST_ROWS` at most."""
-    shown = list(look.events[-MOST_ROWS:])
+def timeline_of(look: OneSession, open_now: Sequence[InFlight], most: int = MOST_ROWS) -> list[TimelineRow]:
+    """Return what happened in a session: what is open, then up to `most` events, the newest first."""
+    shown = list(look.events[-most:])
     opened = [(look.now_us - row.open_ms * US_PER_MS, row) for row in open_now]
     first_us = min([*(_began_us(event) for event in shown), *(at_us for at_us, _ in opened)], default=look.now_us)
     last_us = look.now_us if opened else max((event.time_us for event in shown), default=look.now_us)
@@ -104,10 +106,11 @@ def _open(row: InFlight, first: float) -> TimelineRow:
         kind=one.kind,
         what=_name(one.model or one.name),
         agent=one.agent,
-        tokens="",
+        input="",
+        output="",
         took=duration(row.open_ms * US_PER_MS),
         ended="still open" if is_open else f"its process was last seen {duration(row.seen_ms * US_PER_MS)} ago",
-        tone="bad" if row.open_ms * US_PER_MS > 30 * US_PER_S else "warn",
+        tone="bad" if row.open_ms > STUCK_MS else "warn",
         first=first,
         last=1.0,
         colour="bad",
@@ -115,31 +118,35 @@ def _open(row: InFlight, first: float) -> TimelineRow:
 
 
 def _row(event: Event, first: float, last: float) -> TimelineRow:
-    kind, what, tokens, took, ended, tone, colour = _said(event)
+    kind, what, took, ended, tone, colour = _said(event)
     agent = "" if isinstance(event, TransitionEvent) or event.agent == what else event.agent
-    return TimelineRow(event.time_us, kind, what, agent, tokens, took, ended, tone, first, last, colour)
+    used, made = _tokens(event)
+    return TimelineRow(event.time_us, kind, what, agent, used, made, took, ended, tone, first, last, colour)
 
 
-def _said(event: Event) -> tuple[str, str, str, str, str, str, str]:
+def _tokens(event: Event) -> tuple[str, str]:
+    if not isinstance(event, UsageEvent) or not (event.input_tokens or event.output_tokens):
+        return "", ""
+    return amount(event.input_tokens), amount(event.output_tokens)
+
+
+def _said(event: Event) -> tuple[str, str, str, str, str, str]:
     match event:
         case UsageEvent():
-            used = event.input_tokens or event.output_tokens
-            tokens = f"{amount(event.input_tokens)} in, {amount(event.output_tokens)} out" if used else ""
             more = f", attempt {event.attempt}" if event.attempt > 1 else ""
             ended, tone = _ended(event.status, event.error_type)
-            return "request", _name(event.model or event.response_model) + more, tokens, _took(event), ended, tone, "c1"
+            return "request", _name(event.model or event.response_model) + more, _took(event), ended, tone, "c1"
         case OperationEvent():
             ended, tone = _ended(event.status, event.error_type)
             colour = {"run": "c3", "tool": "c6"}.get(event.kind, "c4")
-            return event.kind, _name(event.name or event.agent), "", _took(event), ended, tone, colour
+            return event.kind, _name(event.name or event.agent), _took(event), ended, tone, colour
         case TransitionEvent():
             begun = _name(event.from_state) if event.from_state else "begins"
             what = f"{begun} \N{RIGHTWARDS ARROW} {_name(event.to_state)}"
-            visit = f"{counted(event.visit, 'visit')} there" if event.visit > 1 else ""
-            return "transition", what, "", "", visit, "", "c2"
+            return "transition", what, "", f"visit {event.visit}" if event.visit > 1 else "", "", "c2"
         case ErrorEvent():
             said = f"{_name(event.type)}: {_name(event.message)}" if event.message else _name(event.type)
-            return "error", said, "", "", "", "bad", "bad"
+            return "error", said, "", "", "bad", "bad"
         case _:
             assert_never(event)
 

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from consumers.views.completeness import Completeness, HandlerAccount
-from sidestream.cli.human import counted, instant, shown
+from sidestream.wording.human import counted, instant, shown
 
 
 def foot_of(found: Completeness, from_s: int) -> RenderableType:

@@ -1,0 +1,1 @@
+"""Commands that look: `report`, `top`, `states`, `session`, `status`, `tail`. None of them writes."""
