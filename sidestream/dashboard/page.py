@@ -19,9 +19,12 @@ from consumers.views.pace import NOW_MINUTES
 from pipeline.units import US_PER_MS, format_duration_s
 from sidestream.dashboard import charts, words
 from sidestream.dashboard.address import DIMENSIONS, RANGES, VIEWS, Address, parse_address
+from sidestream.dashboard.alerting import Alerting
 from sidestream.dashboard.comparison import LEAST_SAMPLES
 from sidestream.dashboard.graph import MOST_STATES, never_left, state_graph
 from sidestream.dashboard.panels import Panels
+from sidestream.dashboard.sessions import Sessions
+from sidestream.dashboard.trends import Trends
 from sidestream.dashboard.trust import trust_of
 from sidestream.dashboard.view import View
 from sidestream.version import VERSION
@@ -97,6 +100,9 @@ def _context(view: View) -> dict[str, object]:
         "address": view.address,
         "trust": trust_of(view),
         "panels": Panels(view),
+        "trends": Trends(view),
+        "alerting": Alerting(view),
+        "told": Sessions(view),
         "firing": [row for row in view.alerts.rules if row.status == "firing"],
     }
 

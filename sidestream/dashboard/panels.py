@@ -1,30 +1,28 @@
-"""What panels need besides the figures: charts of a view, shares, what of a list is narrowed."""
+"""What panels need besides the figures: shares, breakdowns by time, what a sum says. Pure.
+
+What is drawn over time stands in `trends`, what is said of rules in `alerting`, of sessions in `sessions`.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from shlex import quote
 from typing import Final
 
 from msgspec import Struct
 
 from consumers import measures as code
-from consumers.alerts.rules import Where
-from consumers.alerts.store import AlertRow
 from consumers.state import CELL_DIMENSIONS, OTHER
 from consumers.views.completeness import COST, METRICS
 from consumers.views.figures import Figures, Group, Timing, error_ratio_of, speaks_by_requests, time_of
 from consumers.views.flow import HandlerFlow, flows_of
 from consumers.views.inflight import InFlight
-from consumers.views.live import STUCK_MS, LiveSession
+from consumers.views.live import STUCK_MS
 from consumers.views.pace import NOW_MINUTES
 from consumers.views.report import Report
 from consumers.views.states import StateFigures
-from consumers.windows import DAY_S, HOUR_S, MINUTE_S
-from pipeline.units import US_PER_MS, format_duration_s
-from sidestream.dashboard.address import DIMENSIONS
-from sidestream.dashboard.charts import MOST_SLICES, Chart, Series, round_up_time
+from consumers.windows import HOUR_S, MINUTE_S
+from sidestream.dashboard.charts import MOST_SLICES
 from sidestream.dashboard.comparison import ComparedState, compared_states
 from sidestream.dashboard.graph import in_order
 from sidestream.dashboard.pipeline_rows import (
@@ -36,34 +34,20 @@ from sidestream.dashboard.pipeline_rows import (
     producers_of,
 )
 from sidestream.dashboard.view import View
-from sidestream.dashboard.words import change, clock, dollars_short, name, rule_value, time_short
-from sidestream.wording.human import NOTHING, amount, counted, dollars, duration, instant, percent, size
-from sidestream.wording.timeline_rows import MOST_ROWS, StayRow, TimelineRow, stays_of, timeline_of
+from sidestream.dashboard.words import change, dollars_of, name, short
+from sidestream.wording.human import NOTHING, counted, dollars, percent, size
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
 _MOST_NAMED: Final = 3
-_MOST_SESSIONS_SHOWN: Final = 25
 _MOST_COMPARED: Final = 8
 _MILLION: Final = 1_000_000
-_EVALUATED_LATE_S: Final = 60
-"""Rules are evaluated every few seconds, up to where everything is counted."""
-
 _LEAST_USUAL_S: Final = 3 * HOUR_S
 _LEAST_USUAL_NANO_USD: Final = 100_000_000
 """Without three hours in which something happened nothing is usual; and ten cents an hour are no news."""
 
 _FAR_ABOVE: Final = 3
 """Times the mean of the range, from which on what is spent now is said loudly."""
-
-_WORRYING: Final = frozenset({"long", "stuck"})
-_STANDINGS: Final = (
-    ("active", "Active", "in the last 30 minutes"),
-    ("long", "Long in a state", "past 95 % of visits"),
-    ("stuck", "Stuck", "open for over 30 s"),
-    ("quiet", "Abandoned", "silent for 30 minutes"),
-    ("ended", "Ended", "in a last state"),
-)
 
 
 class Slice(Struct, frozen=True):
@@ -127,25 +111,17 @@ class Panels:
         return not (self.empty or self.unmatched)
 
     @property
-    def step(self) -> str:
-        """How wide a step of the trend is, in words."""
-        step_s = self.view.cells.step_s
-        if step_s >= DAY_S:
-            return "by the day"
-        return {HOUR_S: "by the hour", MINUTE_S: "by the minute"}.get(step_s, f"by {step_s // MINUTE_S} minutes")
-
-    @property
     def by_requests(self) -> bool:
         """Whether response times and failures are those of requests, for there was no agent run."""
         return speaks_by_requests(self.view.totals)
 
     def tokens_by(self, report: Report) -> list[Slice]:
         """Return the tokens of a breakdown as parts of all."""
-        return _slices(report.groups, lambda figures: figures.total_tokens, _short, self._colours(report.by))
+        return _slices(report.groups, lambda figures: figures.total_tokens, short, self._colours(report.by))
 
     def cost_by(self, report: Report) -> list[Slice]:
         """Return the cost of a breakdown as parts of all that is known."""
-        return _slices(report.groups, lambda figures: figures.cost_nano_usd, _dollars, self._colours(report.by))
+        return _slices(report.groups, lambda figures: figures.cost_nano_usd, dollars_of, self._colours(report.by))
 
     def _colours(self, by: str) -> dict[str, str]:
         """Return the colour of the busiest names of a dimension: the same on every chart, whatever is filtered."""
@@ -229,73 +205,6 @@ class Panels:
         rows = self.view.pipeline.status.in_flight if self.view.pipeline else ()
         return [row for row in rows if row.open_ms > STUCK_MS]
 
-    def longer_than(self, row: AlertRow) -> list[InFlight]:
-        """Return what is open for longer than the threshold of a rule that sees ended operations alone."""
-        if row.unit != "us" or self.view.pipeline is None:
-            return []
-        agent = row.where.agent if row.where else ""
-        return [
-            one
-            for one in self.view.pipeline.status.in_flight
-            if one.open_ms * US_PER_MS > row.threshold and agent in {"", one.operation.agent}
-        ]
-
-    @staticmethod
-    def measures(row: AlertRow) -> str:
-        """Return what a rule measures, in a sentence."""
-        what = (
-            "Input and output tokens, summed" if row.unit == "tokens" else "The slowest operation that ended, its time"
-        )
-        kept = f", for {format_duration_s(row.for_s)} on end" if row.for_s else ""
-        return (
-            f"{what} over the last {format_duration_s(row.window_s)}, {_where(row.where)}; "
-            f"fires above {rule_value(row.threshold, row.unit)}{kept}."
-        )
-
-    def heard_of(self) -> int:
-        """Return how many sessions of the range and filters the stream tells of."""
-        return len(self.view.live_sessions)
-
-    def scope(self) -> str:
-        """Return which sessions are listed, of how many, and why."""
-        shown, found = len(self.sessions_shown()), len(self.view.sessions_listed)
-        total, at_least = self.view.sessions_of_range
-        least = "at least " if at_least else ""
-        since = self.view.live_look.since_ms if self.view.live_look else None
-        arrived = f"what has arrived on the stream since {instant(since / 1_000)} UTC" if since else "an empty stream"
-        narrowed = " with these filters" if self.view.address.narrowed else ""
-        return (
-            f"{shown:,} of {found:,} sessions{narrowed}, as known from {arrived}. In the whole hours of this range "
-            f"{least}{counted(total, 'session')} had requests, runs or errors."
-        )
-
-    def stays(self) -> list[StayRow]:
-        """Return the states that one session went through."""
-        look, row = self.view.session_look, self.view.one_session
-        return stays_of(look, ended=row is not None and row.standing == "ended") if look else []
-
-    def timeline(self) -> list[TimelineRow]:
-        """Return what happened in one session."""
-        look = self.view.session_look
-        return timeline_of(look, self.view.open_of_session) if look else []
-
-    def earlier(self) -> int:
-        """Return how many events of one session are known and not listed."""
-        look = self.view.session_look
-        return look.left_out + max(0, len(look.events) - MOST_ROWS) if look else 0
-
-    def looked_back(self) -> str:
-        """Return how far back the stream was looked at for one session, in a sentence."""
-        look = self.view.session_look
-        if look is None or look.since_ms is None:
-            return "The stream is empty."
-        whole = "all that it holds" if look.whole else "the newest of it"
-        return f"Looked at was what has arrived since {instant(look.since_ms / 1_000)} UTC, {whole}."
-
-    def tail_command(self) -> str:
-        """Return the command that shows the same session in a terminal."""
-        return f"sidestream tail --session {name(quote(self.view.address.session))} --since 24h"
-
     def balance(self) -> list[BalanceRow]:
         """Return the sums that must be equal, in words."""
         return balance_of(self.view.pipeline.status) if self.view.pipeline else []
@@ -369,36 +278,6 @@ class Panels:
         cost = self.view.totals.known_cost_nano_usd
         return None if cost is None or not self.cost_known else cost * HOUR_S // max(seconds, 1)
 
-    def standings(self) -> Sequence[tuple[str, str, str, int, str]]:
-        """Return how sessions stand: its word, its title, what it means, how many, the tone."""
-        rows = self.view.live_sessions
-        counts = {standing: sum(row.standing == standing for row in rows) for standing, _, _ in _STANDINGS}
-        return [
-            (standing, title, about, counts[standing], "warn" if counts[standing] and standing in _WORRYING else "")
-            for standing, title, about in _STANDINGS
-        ]
-
-    def sessions_shown(self) -> Sequence[LiveSession]:
-        """Return the sessions that the page has room for; `/api/view` has all that were read."""
-        return self.view.sessions_listed[:_MOST_SESSIONS_SHOWN]
-
-    def rules(self) -> Sequence[AlertRow]:
-        """Return the alert rules, those that fire first."""
-        order = {"firing": 0, "pending": 1}
-        return sorted(self.view.alerts.rules, key=lambda row: (order.get(row.status, 2), row.rule))
-
-    def unevaluated_s(self) -> int | None:
-        """Return for how many seconds no rule has been evaluated, where that is worth a word."""
-        if not self.view.alerts.rules:
-            return None
-        late_s = self.view.alerts.now_s - max(row.watermark_s for row in self.view.alerts.rules)
-        return late_s if late_s > _EVALUATED_LATE_S else None
-
-    def summary_of(self, row: AlertRow) -> str:
-        """Return what a rule that fires says to do, as its incident told it."""
-        told = (incident.transition for incident in self.view.alerts.incidents)
-        return next((moved.summary for moved in told if moved.rule == row.rule and moved.to == "firing"), "")
-
     def handlers(self) -> list[HandlerFlow]:
         """Return the handlers, over partitions."""
         return flows_of(self.view.pipeline.status, self.view.pipeline.rates) if self.view.pipeline else []
@@ -413,115 +292,6 @@ class Panels:
         held = {account.partition: account.appended - account.trimmed for account in accounts}
         return counted(sum(held.values()), "event")
 
-    def cost_trend(self) -> Chart:
-        """Return the cost of each step."""
-        return self._chart("Cost", [Series("cost", self._values(_cost))], _dollars, dollars_short, columns=True)
-
-    def token_trend(self) -> Chart:
-        """Return the tokens of each step."""
-        series = [
-            Series("input", self._values(lambda figures: figures.input_tokens), "c1"),
-            Series("output", self._values(lambda figures: figures.output_tokens), "c2", dashed=True),
-        ]
-        return self._chart("Tokens", series, _count, _short)
-
-    def request_trend(self) -> Chart:
-        """Return requests of each step, and those of them that failed."""
-        series = [
-            Series("requests", self._values(lambda figures: figures.requests), "c1"),
-            Series("failed", self._values(lambda figures: figures.requests_by_status.get("error", 0)), "bad"),
-        ]
-        return self._chart("Requests", series, _count, _short, columns=True)
-
-    def time_trend(self) -> Chart:
-        """Return mean and p95 of what users wait for, of each step."""
-        by_requests = self.by_requests
-
-        def timing(figures: Figures) -> tuple[int | None, int | None]:
-            found = time_of(figures) if by_requests else figures.run_time
-            return found.mean_us, found.p95_us
-
-        series = [
-            Series("p95", self._values(lambda figures: timing(figures)[1]), "c1"),
-            Series("mean", self._values(lambda figures: timing(figures)[0]), "c2", dashed=True),
-        ]
-        title = "Request time" if by_requests else "Response time"
-        return self._chart(title, series, _time, time_short, axis_of=round_up_time)
-
-    def error_trend(self) -> Chart:
-        """Return the part that failed, of each step: of agent runs, or of requests where there was no run."""
-        by_requests = self.by_requests
-
-        def ratio(figures: Figures) -> float | None:
-            return figures.request_error_ratio if by_requests else figures.run_error_ratio
-
-        title = "Failed requests" if by_requests else "Failed runs"
-        return self._chart(title, [Series("failed", self._values(ratio), "bad")], percent, _percent_short)
-
-    def hourly_trend(self) -> Chart:
-        """Return what each step costs by the hour; a step that is not over counts as far as it has come."""
-        cells, now_s = self.view.cells, self.view.now_s
-        values: list[float | None] = []
-        for point in self.view.trend:
-            first_s, end_s = max(point.start_s, cells.covered.from_s), min(point.start_s + cells.step_s, now_s + 1)
-            seconds = max(end_s - first_s, 1)
-            values.append(None if self._unknown(point.figures) else point.figures.cost_nano_usd * HOUR_S / seconds)
-        return self._chart("Cost per hour, extrapolated", [Series("per hour", values)], _dollars, dollars_short)
-
-    def day_trend(self) -> Chart:
-        """Return the cost of each of the last days."""
-        days = self.view.days
-        values = [None if self._unknown(day.figures) else day.figures.cost_nano_usd for day in days]
-        starts = [day.start_s for day in days]
-        return Chart(
-            "Cost per day",
-            starts,
-            DAY_S,
-            [Series("cost", values)],
-            _dollars,
-            dollars_short,
-            columns=True,
-            whole=(0, self.days_now_s + 1),
-        )
-
-    def days_note(self) -> str:
-        """Return from which day on anything was counted, in words; empty where that is all of them."""
-        first = next((day for day in self.view.days if day.figures.known_cost_nano_usd), None)
-        if first is None or first is self.view.days[0]:
-            return "the last 30 days, whatever the range"
-        return f"the last 30 days, whatever the range; nothing was counted before {clock(first.start_s, DAY_S)}"
-
-    @property
-    def days_now_s(self) -> int:
-        """The time when the days were read."""
-        return self.view.days_look.now_s if self.view.days_look else self.view.now_s
-
-    def minutes(self) -> Sequence[float | None]:
-        """Return what each minute of the last hour cost."""
-        return [point.figures.cost_nano_usd for point in self.view.pace.minutes] if self.view.pace else []
-
-    def _values(self, of: Callable[[Figures], float | None]) -> list[float | None]:
-        return [of(point.figures) for point in self.view.trend]
-
-    def _chart(  # noqa: PLR0913 - a chart has a name, its lines, and how its values are said in two places
-        self,
-        title: str,
-        series: Sequence[Series],
-        say: Callable[[float], str],
-        say_axis: Callable[[float], str],
-        *,
-        columns: bool = False,
-        axis_of: Callable[[float], float] | None = None,
-    ) -> Chart:
-        starts = [point.start_s for point in self.view.trend]
-        covered = self.view.cells.covered
-        whole = covered.from_s, min(covered.until_s, self.view.now_s + 1)
-        return Chart(title, starts, self.view.cells.step_s, series, say, say_axis, columns, axis_of, whole)
-
-    @staticmethod
-    def _unknown(figures: Figures) -> bool:
-        return figures.known_cost_nano_usd is None
-
 
 def _timed(group: Group, longest_us: int, worst: float) -> TimedRow:
     time = time_of(group.figures)
@@ -533,14 +303,6 @@ def _timed(group: Group, longest_us: int, worst: float) -> TimedRow:
         p95_bar=None if time.p95_us is None else time.p95_us / longest_us,
         failed_bar=(error_ratio_of(group.figures) or 0) / worst,
     )
-
-
-def _where(where: Where | None) -> str:
-    if where is None:
-        return "of what the rules file says (told as soon as a worker of this version evaluates it)"
-    named = [(dimension, getattr(where, dimension)) for dimension in DIMENSIONS]
-    found = [f"{dimension} {name(value)}" for dimension, value in named if value]
-    return f"of {', '.join(found)} alone" if found else "of everything"
 
 
 def _slices(
@@ -567,27 +329,3 @@ def _slices(
         value = sum(value for _, value in rest)
         found.append(Slice(counted(len(rest), "other"), value, say(value), value / total, _REST, None))
     return found
-
-
-def _cost(figures: Figures) -> float | None:
-    return figures.known_cost_nano_usd
-
-
-def _dollars(nano_usd: float) -> str:
-    return dollars(round(nano_usd))
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _short(number: float) -> str:
-    return amount(round(number)) if number == round(number) else f"{number:g}"
-
-
-def _percent_short(ratio: float) -> str:
-    return f"{ratio * 100:.3g} %"
-
-
-def _time(time_us: float) -> str:
-    return duration(round(time_us))

@@ -55,6 +55,16 @@ def dollars_short(nano_usd: float) -> str:
     return f"${usd:.2f}" if round(usd, 2) == round(usd, 6) else f"${usd:.6f}".rstrip("0")
 
 
+def dollars_of(nano_usd: float) -> str:
+    """Return money of a chart, exactly."""
+    return dollars(round(nano_usd))
+
+
+def short(number: float) -> str:
+    """Return a count of a chart or its axis."""
+    return amount(round(number)) if number == round(number) else f"{number:g}"
+
+
 def time_short(time_us: float) -> str:
     """Return a duration for an axis: 0, 320 ms, 20 s."""
     return duration(round(time_us)).replace(".0 ", " ").replace(" 00 s", "") if time_us else "0"

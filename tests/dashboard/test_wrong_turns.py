@@ -11,7 +11,7 @@ from consumers.alerts.rules import Rule
 from pipeline.connection import AsyncServer
 from pipeline.events import TransitionEvent, UsageEvent
 from pipeline.keys import Keys
-from sidestream.dashboard import panels
+from sidestream.dashboard import alerting
 from sidestream.dashboard.address import VIEWS
 
 NOW_US = time.time_ns() // 1_000
@@ -104,7 +104,7 @@ async def test_rules_that_nobody_evaluates_are_said_to_be_old(
     async with asking(server, keys) as client:
         paths = ("/", "/alerts", "/pipeline")
         fresh = [(await client.get(path)).text for path in paths]
-        monkeypatch.setattr(panels, "_EVALUATED_LATE_S", -3_600)
+        monkeypatch.setattr(alerting, "EVALUATED_LATE_S", -3_600)
         late = [(await client.get(path)).text for path in paths]
     assert not any("ot evaluated for" in text for text in fresh)
     assert "alerts not evaluated for" in late[0]
