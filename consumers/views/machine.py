@@ -74,16 +74,18 @@ async def read_machine(  # noqa: PLR0913 - a query and what it asks for, by name
     *,
     since_s: int,
     now_s: int,
+    until_s: int | None = None,
     where: Where = EVERYTHING,
     pair: tuple[str, str] | None = None,
 ) -> Machine:
-    """Read the state machine from `since_s` (seconds since 1970) up to now.
+    """Read the state machine from `since_s` (seconds since 1970) up to now, or up to `until_s`.
 
     Args:
         server: Where the state is.
         keys: Those of the namespace.
         since_s: Nothing is kept for longer than two years.
         now_s: The broker's time.
+        until_s: Where the range has ended; then there are no sessions, for these are of now.
         where: What to narrow it to, as far as that is kept: see `Machine.not_narrowed`.
         pair: Two versions of the application to compare.
 
@@ -91,7 +93,7 @@ async def read_machine(  # noqa: PLR0913 - a query and what it asks for, by name
         ValueError: The range is empty, or older than anything that is kept.
         SidestreamError: See `AsyncServer.call`.
     """
-    windows, names = range_windows(Range(max(0, since_s), now_s + 1), now_s)
+    windows, names = range_windows(Range(max(0, since_s), now_s + 1 if until_s is None else until_s), now_s)
     partitions = await read_partitions(server, keys)
     reader = StateReader(server, keys, partitions, await read_versions(server, keys))
     # Before the windows, so that these hold everything that it promises.
@@ -100,8 +102,7 @@ async def read_machine(  # noqa: PLR0913 - a query and what it asks for, by name
     of_cost = await reader.cells(COST, windows)
     usual = states_of(of_metrics, of_cost)
     of_metrics, of_cost = narrow(of_metrics, where), narrow(of_cost, where)
-    live = await read_live(reader, SessionFollower(server, keys), MOST_SESSIONS)
-    in_flight = (await read_status(server, keys, partitions)).in_flight
+    sessions, since_ms = await _sessions(reader, usual, where) if until_s is None else ([], None)
     return Machine(
         namespace=keys.namespace,
         now_s=now_s,
@@ -110,13 +111,22 @@ async def read_machine(  # noqa: PLR0913 - a query and what it asks for, by name
         where=where,
         states=states_of(of_metrics, of_cost),
         edges=await read_edges(reader, names, MOST_EDGES),
-        sessions=[row for row in live_sessions(live, usual, in_flight) if is_of(row.seen, where)],
-        since_ms=live.since_ms,
+        sessions=sessions,
+        since_ms=since_ms,
         versions=versions_of(of_metrics),
         pair=pair,
         changes=compared(of_metrics, of_cost, *pair) if pair else [],
         completeness=completeness,
     )
+
+
+async def _sessions(
+    reader: StateReader, usual: Sequence[StateFigures], where: Where
+) -> tuple[list[LiveSession], int | None]:
+    """Return the sessions that go on, and from which broker time on they are known."""
+    live = await read_live(reader, SessionFollower(reader.server, reader.keys), MOST_SESSIONS)
+    in_flight = (await read_status(reader.server, reader.keys, reader.partitions)).in_flight
+    return [row for row in live_sessions(live, usual, in_flight) if is_of(row.seen, where)], live.since_ms
 
 
 def is_of(seen: SessionSeen, where: Where) -> bool:

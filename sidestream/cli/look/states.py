@@ -5,18 +5,10 @@ from typing import Annotated, TypeAlias
 import typer
 
 from consumers.alerts.rules import Where
-from consumers.reader import StateReader
-from consumers.register import read_versions
-from consumers.views.completeness import COST, METRICS, read_completeness
-from consumers.views.figures import narrow, span
-from consumers.views.machine import MOST_EDGES, Machine, read_machine
-from consumers.views.rankings import read_edges
+from consumers.views.machine import Machine, read_machine
 from consumers.views.report import Range
-from consumers.views.states import compared, states_of, versions_of
 from consumers.views.states_json import machine_json
-from consumers.views.trend import range_windows
 from pipeline.errors import SettingsError
-from pipeline.presence import read_partitions
 from sidestream.cli.look.filters import Environment, Service, State, Tenant, where_of, why_nothing
 from sidestream.cli.look.ranges import From, Since, Until, parse_range
 from sidestream.cli.look.states_text import states_text
@@ -25,7 +17,6 @@ from sidestream.cli.session import (
     Namespace,
     Place,
     RedisUrl,
-    Session,
     console,
     open_session,
     print_json,
@@ -71,12 +62,15 @@ def states(
         async with open_session(Place(namespace, redis_url)) as session:
             now_s = int((await session.server.call("TIME"))[0])
             since_s, until_s = asked.at(now_s)
-            if until_s is None:
-                found = await read_machine(
-                    session.server, session.keys, since_s=since_s, now_s=now_s, where=where, pair=compare
-                )
-            else:
-                found = await _read_past(session, Range(since_s, until_s), now_s, where, compare)
+            found = await read_machine(
+                session.server,
+                session.keys,
+                since_s=since_s,
+                now_s=now_s,
+                until_s=until_s,
+                where=where,
+                pair=compare,
+            )
             covered = Range(since_s, until_s or now_s + 1)
             # Without a filter there is nothing that could not fit.
             nothing = where != Where() and not found.states
@@ -98,32 +92,6 @@ def _refuse(**filters: str) -> None:
             f"--{name}: transitions carry no {name}, so nothing here can be narrowed to one; "
             f"`sidestream report --by state --{name} ...` narrows tokens and cost"
         )
-
-
-async def _read_past(session: Session, asked: Range, now_s: int, where: Where, pair: tuple[str, str] | None) -> Machine:
-    """Read what `read_machine` does of a range that has ended: without sessions, which are of now."""
-    windows, names = range_windows(asked, now_s)
-    server, keys = session.server, session.keys
-    reader = StateReader(server, keys, await read_partitions(server, keys), await read_versions(server, keys))
-    # Before the windows, so that these hold everything that it promises.
-    completeness = await read_completeness(reader, span(names))
-    of_metrics = narrow(await reader.cells(METRICS, windows), where)
-    of_cost = narrow(await reader.cells(COST, windows), where)
-    return Machine(
-        namespace=keys.namespace,
-        now_s=now_s,
-        covered=Range(*span(windows)),
-        names=Range(*span(names)),
-        where=where,
-        states=states_of(of_metrics, of_cost),
-        edges=await read_edges(reader, names, MOST_EDGES),
-        sessions=[],
-        since_ms=None,
-        versions=versions_of(of_metrics),
-        pair=pair,
-        changes=compared(of_metrics, of_cost, *pair) if pair else [],
-        completeness=completeness,
-    )
 
 
 def _check_versions(found: Machine) -> None:

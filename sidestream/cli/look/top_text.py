@@ -22,6 +22,7 @@ from consumers.state import OTHER
 from consumers.views.figures import Figures, Group, error_ratio_of, time_of
 from consumers.views.flow import HandlerFlow
 from consumers.views.inflight import InFlight
+from consumers.views.live import STUCK_MS
 from consumers.views.top import Top
 from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_MS
@@ -75,9 +76,6 @@ _MOST_RULES: Final = 3
 _RULE_CHARS: Final = 40
 _NAMESPACE_CHARS: Final = 24
 _ALERTS: Final = "Alerts  "
-
-_HANGS_MS: Final = 30_000
-"""From here on what is open is no slow answer any more."""
 
 _MOST_URGENT_AGENTS: Final = 5
 
@@ -267,7 +265,7 @@ class _View:
     def open_for_long(self) -> TopList:
         """Return operations that have begun and of whose end nobody has heard, the oldest first."""
         found = self.top.status.in_flight
-        hanging = sum(row.state != "open" or row.open_ms >= _HANGS_MS for row in found)
+        hanging = sum(row.state != "open" or row.open_ms > STUCK_MS for row in found)
         table = new_table("WHAT", "AGENT", "SESSION", "#OPEN FOR", "=IS", leave=("IS", "AGENT"))
         return TopList("Open for long", table, [_open(row) for row in found], max(1, hanging))
 
