@@ -54,8 +54,9 @@ def dashboard(
             )
         # What these import is an extra.
         from sidestream.dashboard.app import create_app  # noqa: PLC0415
-        from sidestream.dashboard.serve import address_of, listen, serve  # noqa: PLC0415
+        from sidestream.dashboard.serve import listen, serve, spoken_address  # noqa: PLC0415
         from sidestream.dashboard.settings import DashboardSettings  # noqa: PLC0415
+        from sidestream.dashboard.shared import Shared  # noqa: PLC0415
         from sidestream.dashboard.sources import Sources  # noqa: PLC0415
 
         environ = environment()
@@ -69,8 +70,11 @@ def dashboard(
         )
         async with open_session(Place(namespace, redis_url), environ) as session:
             listener, stopping = listen(settings), anyio.Event()
-            app = create_app(Sources(session.server, session.keys), settings, stopping)
-            typer.echo(f"Sidestream, namespace {session.keys.namespace}: {address_of(listener)} (Ctrl-C ends it)")
+            sources = Sources(session.server, session.keys, Shared(revive=session.revive))
+            app = create_app(sources, settings, stopping)
+            typer.echo(
+                f"Sidestream, namespace {session.keys.namespace}: {spoken_address(listener, settings)} (Ctrl-C ends it)"
+            )
             await serve(app, listener, stopping, ready_file)
         return 0
 

@@ -57,6 +57,14 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
+def spoken_address(listener: socket.socket, settings: DashboardSettings) -> str:
+    """Return where the page is and who may look, for people."""
+    asks = ", for whoever signs in" if settings.token else ", for whom the proxy lets in" if settings.guarded else ""
+    if settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
+        return f"port {listener.getsockname()[1]} on every address of this machine{asks}"
+    return f"{address_of(listener)}{asks}"
+
+
 async def serve(app: App, listener: socket.socket, stopping: anyio.Event, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C.
 

@@ -13,12 +13,15 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, cast
 
 import anyio
+import anyio.to_thread
 
 from pipeline.errors import SidestreamError, TransientError, UnavailableError
+from sidestream.embedded import EmbeddedError
 
 EVERY_S: Final = 1.0
 """People do not read faster, and the metrics of a second ago are not committed much earlier."""
@@ -81,6 +84,9 @@ class Shared:
     every_s: float = EVERY_S
     share: int = SHARE
     most: int = _MOST
+    revive: Callable[[], None] | None = None
+    """Brings an embedded server back, where this is one."""
+
     _slots: OrderedDict[Hashable, _Slot] = field(default_factory=OrderedDict[Hashable, _Slot])
     _room_s: float = BURST_S
     _room_at_s: float | None = None
@@ -145,6 +151,11 @@ class Shared:
             return False
         return slot.tried_at_s is None or self.clock() - slot.tried_at_s >= self.interval_s()
 
+    async def _bring_back(self) -> None:
+        if self.revive is not None:
+            with suppress(EmbeddedError):
+                await anyio.to_thread.run_sync(self.revive, abandon_on_cancel=True)
+
     def interval_s(self) -> float:
         """Return the time between two reads of a value: `every_s`, or longer where reading is slow."""
         now_s = self.clock()
@@ -158,6 +169,7 @@ class Shared:
         except SidestreamError as error:
             if isinstance(error, TransientError):
                 self._away, self._away_at_s = error, self.clock()
+                await self._bring_back()
             # How long it took to fail says nothing about the next time.
             if slot.error is None:
                 slot.stamp = next(self._stamps)

@@ -1,6 +1,7 @@
 """What looking costs, how a page stays up to date, and what it says when it cannot."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -23,9 +24,12 @@ from pipeline.errors import UnknownOutcomeError, UnreachableError
 from pipeline.events import UsageEvent
 from pipeline.keys import Keys
 from sidestream.dashboard.address import VIEWS, parse_address
+from sidestream.dashboard.serve import listen, spoken_address
+from sidestream.dashboard.settings import DashboardSettings
 from sidestream.dashboard.shared import BURST_S, Shared
 from sidestream.dashboard.sources import Sources
 from sidestream.dashboard.view import read_view
+from sidestream.embedded import EmbeddedError
 
 START_S = 20.0
 
@@ -142,6 +146,39 @@ async def test_while_redis_is_away_one_tries_and_the_others_get_what_is_held() -
     assert (await shared.get("one", read)).error is None
     assert (await shared.get("two", read)).error is None
     assert tried == ["fail", "hang"]
+
+
+async def test_an_embedded_server_that_is_gone_is_brought_back() -> None:
+    """As the command line does; a server that cannot be brought back is no other error."""
+    called = list[int]()
+
+    def revive() -> None:
+        called.append(1)
+        raise EmbeddedError("no")
+
+    async def fail() -> str:
+        raise UnreachableError("away")
+
+    with pytest.raises(UnreachableError):
+        await Shared(revive=revive).get("key", fail)
+    assert called == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (DashboardSettings(port=0), r"http://127\.0\.0\.1:\d+/"),
+        (
+            DashboardSettings(host="0.0.0.0", port=0, token="x" * 16),  # noqa: S104 - what is refused without a token
+            r"port \d+ on every address of .*, for whoever signs in",
+        ),
+        (DashboardSettings(port=0, proxy_header="X-User"), r"http://127\.0\.0\.1:\d+/, for whom the proxy lets in"),
+    ],
+)
+def test_the_command_says_where_it_is_and_who_may_look(settings: DashboardSettings, said: str) -> None:
+    """An address that nobody can open is none."""
+    with listen(settings) as listener:
+        assert re.fullmatch(said, spoken_address(listener, settings))
 
 
 async def test_what_is_new_has_its_own_share_of_the_time() -> None:

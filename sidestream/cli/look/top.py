@@ -14,12 +14,12 @@ from consumers.views.top import Top, TopReader
 from consumers.views.top_json import top_json
 from pipeline.errors import SettingsError, SidestreamError
 from pipeline.units import parse_duration_s
-from sidestream.cli.look.ranges import clock
 from sidestream.cli.look.screen import Screen, keyboard
 from sidestream.cli.look.top_lists import Steady
 from sidestream.cli.look.top_text import ORDERS, Order, top_text
 from sidestream.cli.session import AsJson, Namespace, Place, RedisUrl, console, open_session, print_json, run_async
 from sidestream.cli.tables import wide_enough
+from sidestream.wording.human import clock
 
 _SHARE: Final = 10
 """Reading takes at most one part in so many of the time, as the page's does."""

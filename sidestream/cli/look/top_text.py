@@ -28,7 +28,6 @@ from pipeline.keys import DEFAULT_NAMESPACE
 from pipeline.units import US_PER_MS
 from sidestream.cli.alerts import ordered, window
 from sidestream.cli.fitting import SORTED
-from sidestream.cli.look.ranges import clock
 from sidestream.cli.look.states_text import new_session_table, session_cells, standings_line
 from sidestream.cli.look.top_lists import Steady, TopList, fitted, stacked
 from sidestream.cli.look.top_tiles import tiles_of
@@ -46,6 +45,7 @@ from sidestream.cli.tables import (
 from sidestream.wording.human import (
     NOTHING,
     amount,
+    clock,
     counted,
     duration,
     harmless,
