@@ -30,7 +30,8 @@ def measure(run: Run) -> None:
         run.server = server.about
         fill(run, server, sessions)
         for view in VIEWS[:1] if run.quick else VIEWS:
-            _look(run, server, view)
+            _look(run, server, view, "/" if view == "overview" else f"/{view}")
+        _look(run, server, "one session", f"/session?session={_some_session(server)}")
         with page(server) as (address, pid):
             _check(run, address, sessions)
             _open(run, server, (address, pid), [], seconds)
@@ -41,9 +42,15 @@ def measure(run: Run) -> None:
                 _open(run, server, (address, pid), mixed, seconds)
 
 
-def _look(run: Run, server: RealServer, view: str) -> None:
+def _some_session(server: RealServer) -> str:
+    """Return the name of a session that the stream tells of."""
+    with page(server) as (address, _):
+        found = httpx.get(f"{address}api/view?view=sessions", trust_env=False, timeout=60).json()
+    return str(found["sessions"]["rows"][0]["session"])
+
+
+def _look(run: Run, server: RealServer, view: str, path: str) -> None:
     with page(server) as (address, _), httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
-        path = "/" if view == "overview" else f"/{view}"
         first_ms, size = _timed(client, path)
         later = sorted(_timed(client, path)[0] for _ in range(run.sized(50, 3)))
     run.at_most(FIRST_TARGET_MS, f"{view}: first look", first_ms, "ms", 1, limited_by=WHY)

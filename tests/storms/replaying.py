@@ -40,6 +40,9 @@ PARTITIONS: Final = 4
 HISTORY_S: Final = 2.0
 """Before the first replay: so that there is something to read."""
 
+PATIENCE_S: Final = 30.0
+"""How much longer a storm may take until every fault has happened once."""
+
 TIMEOUT_S: Final = 120.0
 LOOKS: Final = 8
 """How often equality is asked for at the end: the last commits may be under way."""
@@ -106,19 +109,21 @@ class Storm:
         self._replays: list[subprocess.Popen[bytes]] = []
 
     def rage(self, seconds: float) -> None:
-        """Let everything happen for so long."""
+        """Let everything happen for so long, and on a busy machine until every fault has happened once."""
         self._appender.start()
         self._workers = [self._start("worker", "--handlers", "metrics,cost,archive") for _ in range(2)]
         time.sleep(HISTORY_S)
         self._server.remember()
         ends_s = time.monotonic() + seconds
         self._replays = [self._start("replay", "run") for _ in range(2)]
-        first = [*WEIGHTS]
-        while time.monotonic() < ends_s:
+        wanting = [*WEIGHTS]
+        while (now_s := time.monotonic()) < ends_s or (wanting and now_s < ends_s + PATIENCE_S):
             self._begin_again()
-            name = first.pop(0) if first else self._dice.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+            name = wanting.pop(0) if wanting else self._dice.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
             if self._faults()[name]():
                 self.happened[name] += 1
+            elif not self.happened[name]:
+                wanting.append(name)
             time.sleep(self._dice.uniform(0.2, 1.0))
         self._appender.stop()
         self.happened["events"] = events_in(self._appender.record)
