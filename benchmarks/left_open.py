@@ -72,6 +72,7 @@ def _watch(run: Run, server: RealServer, pid: int, tabs: list[Tab], minutes: int
     for tab, view in zip(tabs, VIEWS, strict=False):
         run.require(tab.complaints == [], f"{view}: {tab.complaints[:1]}")
     for place, view in enumerate(VIEWS[: len(tabs)]):
+        run.require(last.updates[place] > count, f"{view}: it was told {last.updates[place]} times in {count} minutes")
         run.figure(f"{view}: updates drawn", last.updates[place], "updates", 1)
         run.figure(f"{view}: script and document, first minute", first.heap_mib[place], "MiB", 1)
         grown = last.heap_mib[place] / first.heap_mib[place]
@@ -107,6 +108,8 @@ def _look(pid: int, tabs: list[Tab]) -> _Look:
 def _opened(browser: Chromium, address: str, view: str) -> Tab:
     tab = browser.tab()
     tab.resize(1280, 900)
+    # Each counts as seen: a page that is hidden asks for nothing.
+    tab.call("Emulation.setFocusEmulationEnabled", enabled=True)
     tab.open(f"{address}{'' if view == 'overview' else view}")
     tab.wait(f"{UPDATES} >= 1")
     return tab
