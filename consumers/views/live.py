@@ -120,8 +120,17 @@ def live_sessions(look: LiveLook, states: Sequence[StateFigures], open_now: Sequ
         open_ms[session] = max(row.open_ms, open_ms.get(session, 0))
     told = [*look.sessions, *_untold(look, open_now)]
     rows = [_live(seen, look, by_name, open_ms.get(seen.session)) for seen in told]
-    # Of those that stand alike, the ones whose figures were read.
-    return sorted(rows, key=lambda row: (STANDINGS.index(row.standing), row.total_tokens is None))
+    return sorted(rows, key=_urgency)
+
+
+def _urgency(row: LiveSession) -> tuple[int, bool, int]:
+    """Return the order: who asks for somebody for longest comes first; of the others, whose figures are known."""
+    place = STANDINGS.index(row.standing)
+    if row.standing == "stuck":
+        return place, False, -(row.open_ms or 0)
+    if row.standing == "long":
+        return place, False, -(row.in_state_us or 0)
+    return place, row.total_tokens is None, row.quiet_us
 
 
 def standings_of(rows: Sequence[LiveSession]) -> dict[str, int]:

@@ -222,7 +222,7 @@ def bar(ratio: float | None, colour: str = "c1", mark: float | None = None) -> M
     share = min(max(ratio or 0, 0), 1)
     line = Markup("")
     if mark is not None:
-        line = Markup('<line class="mark" x1="{0}%" x2="{0}%" y1="0" y2="100%"/>').format(f"{100 * mark:.2f}")
+        line = Markup('<line class="mark" x1="{0}%" x2="{0}%" y1="-30%" y2="130%"/>').format(f"{100 * mark:.2f}")
     return Markup(
         '<svg class="bar" aria-hidden="true"><rect class="track" width="100%" height="100%" rx="2"/>'
         '<rect class="{}" width="{}%" height="100%" rx="2"/>{}</svg>'

@@ -148,7 +148,7 @@ _INERT: Final[dict[str, tuple[frozenset[str], str]]] = {
 
 _ABOUT: Final = "≈: percentiles come from histograms, within 4.4 % of the truth; 95 % were faster than the p95"
 _MORE: Final = "+: at least so much, for the price of some requests is unknown"
-_BARS: Final = "a bar is as long as its value against the largest of its table"
+_BARS: Final = "a bar is its value against the largest of its table; a mark on it, a threshold or a p95"
 _LEGEND: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(VIEWS, ()),
     "overview": (_ABOUT, _MORE, _BARS),

@@ -35,7 +35,7 @@ from sidestream.dashboard.pipeline_rows import (
 )
 from sidestream.dashboard.view import View
 from sidestream.dashboard.words import change, dollars_of, name, short
-from sidestream.wording.human import NOTHING, counted, dollars, percent, size
+from sidestream.wording.human import NOTHING, counted, dollars, size
 
 _COLOURS: Final = ("c1", "c2", "c3", "c4", "c6", "c5")
 _REST: Final = "rest"
@@ -264,12 +264,12 @@ class Panels:
         return f"{change(pace.hour.cost_nano_usd, pace.before.cost_nano_usd)}, was {dollars(pace.before.cost_nano_usd)}"
 
     def memory_left(self) -> str:
-        """Return how much of Redis's memory is used, and for how long the rest lasts, in a few words."""
+        """Return of how much of Redis's memory a part is used, and for how long the rest lasts, in a few words."""
         memory = self.view.pipeline.status.memory if self.view.pipeline else None
         if memory is None or not memory.limit:
             return "no limit is set"
         left = f"; full in {hours_words(memory)}" if memory.hours_left is not None else ""
-        return f"{percent(memory.used / memory.limit)} of {size(memory.limit)}{left}"
+        return f"of {size(memory.limit).replace('.0 ', ' ')}{left}"
 
     def mean_hour(self) -> int | None:
         """Return the mean cost of the hours of the range, in nano-dollars; None of nothing."""

@@ -57,8 +57,8 @@ def balance_of(status: Status) -> list[BalanceRow]:
                 "The stream",
                 "since the beginning",
                 f"{sum(appended.values()):,} appended",
-                f"{sum(presence.appended for presence in presences):,} by the producers above + the rest, {gone:,}, by "
-                "those that left more than a day ago, and by backfills",
+                f"by the producers above ({sum(one.appended for one in presences):,} when they last spoke), by those "
+                "that left more than a day ago, and by backfills",
                 holds=True,
                 reckoned=True,
             )

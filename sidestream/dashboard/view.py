@@ -283,7 +283,7 @@ async def read_view(sources: Sources, address: Address) -> View:
         stamps=tuple(part.stamp for part in parts),
         error=next((part.error for part in parts if part.error), None),
     )
-    return await _with_counted(sources, view) if address.standing else view
+    return await _with_counted(sources, view) if address.view == "sessions" else view
 
 
 async def _with_counted(sources: Sources, view: View) -> View:

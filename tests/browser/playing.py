@@ -23,8 +23,8 @@ from sidestream.compose import fold_effects
 KEYS: Final = Keys("demo")
 START_S: Final = 30.0
 LIVE_SESSIONS: Final = 6
-PAUSE_S: Final = 0.5
-REQUESTS: Final = (*[("director", "gpt-4o-mini", "openai")] * 7, ("writer", "claude-sonnet-4-5", "anthropic"))
+PAUSE_S: Final = 1.0
+REQUESTS: Final = (*[("director", "gpt-4o-mini", "openai")] * 15, ("writer", "claude-sonnet-4-5", "anthropic"))
 """What the application asks for while somebody looks: about as much as it spent an hour of its day."""
 
 TURNS: Final = 12
@@ -135,6 +135,9 @@ def _talk(stopping: threading.Event) -> None:
         seat, turn = number % LIVE_SESSIONS, number // LIVE_SESSIONS
         session, size = f"deck-live-{turn // TURNS}-{seat}", 2_400 + number
         agent, model, provider = REQUESTS[number % len(REQUESTS)]
+        if turn and turn % TURNS == 0:
+            with sidestream.session_context(f"deck-live-{turn // TURNS - 1}-{seat}", f"user-{seat}"):
+                sidestream.track_state_transition("review", "done")
         with sidestream.session_context(session, f"user-{seat}", state="drafting"):
             if turn % TURNS == 0:
                 sidestream.track_state_transition("", "drafting")

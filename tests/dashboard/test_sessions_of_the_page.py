@@ -3,10 +3,17 @@
 import pytest
 from support import Appender
 
+from consumers import measures as code
+from consumers.histogram import observe
+from consumers.views.inflight import InFlight
+from consumers.views.live import LiveLook, live_sessions
+from consumers.views.report import Range
 from consumers.views.sessions import SessionFollower, SessionSeen
+from consumers.views.states import states_of
 from pipeline.connection import AsyncServer
 from pipeline.events import ErrorEvent, OperationEvent, TransitionEvent, UsageEvent
 from pipeline.keys import Keys
+from pipeline.presence import OpenOperation
 
 S = 1_000_000
 
@@ -52,6 +59,35 @@ async def test_each_look_reads_only_what_has_come_since(server: AsyncServer, key
         await append.raw(b"\x00nonsense", 1)
         assert (await look(follower))["s"].errors == number + 1
         assert (await look(follower))["s"].errors == number + 1
+
+
+def test_who_asks_for_somebody_for_longest_comes_first() -> None:
+    """Stuck before long, each the longest first, whether its figures were read or not; then who was heard of last."""
+    now_us = 10_000 * S
+
+    def seen(name: str, since_s: int, last_s: int) -> SessionSeen:
+        return SessionSeen(name, "deckster", since_s * S, last_s * S, "draft", since_s * S)
+
+    stays = {code.TRANSITIONS: 40}
+    observe(stays, code.VISIT_US, [60 * S] * 30)
+    sessions = [
+        seen("long", 9_700, 9_990),
+        seen("longer", 8_500, 8_600),
+        seen("before", 9_980, 9_985),
+        seen("lately", 9_990, 9_995),
+        seen("hangs", 9_900, 9_900),
+    ]
+    hang = OpenOperation("chat", "writer", 0, session="hangs")
+    row = InFlight(hang, "ab" * 16, "deckster", "vm:1", "open", 100_000, 0)
+    states = states_of({("deckster", "1", "", "", "", "", "draft", "ok"): stays}, {})
+    found = live_sessions(LiveLook(now_us, 0, sessions, {}, Range(0, 1)), states, [row])
+    assert [(one.seen.session, one.standing) for one in found] == [
+        ("hangs", "stuck"),
+        ("longer", "long"),
+        ("long", "long"),
+        ("lately", "active"),
+        ("before", "active"),
+    ]
 
 
 @pytest.mark.one_server
