@@ -29,7 +29,6 @@ from sidestream.dashboard.pipeline_rows import (
     BalanceRow,
     ProducerRow,
     balance_of,
-    hours_words,
     memory_words,
     producers_of,
 )
@@ -46,6 +45,7 @@ _LEAST_USUAL_S: Final = 3 * HOUR_S
 _LEAST_USUAL_NANO_USD: Final = 100_000_000
 """Without three hours in which something happened nothing is usual; and ten cents an hour are no news."""
 
+_TWO_DAYS_H: Final = 48
 _FAR_ABOVE: Final = 3
 """Times the mean of the range, from which on what is spent now is said loudly."""
 
@@ -268,7 +268,9 @@ class Panels:
         memory = self.view.pipeline.status.memory if self.view.pipeline else None
         if memory is None or not memory.limit:
             return "no limit is set"
-        left = f"; full in {hours_words(memory)}" if memory.hours_left is not None else ""
+        hours = memory.hours_left
+        days = hours is not None and hours > _TWO_DAYS_H
+        left = "" if hours is None else f"; full in {hours / 24:,.0f} d" if days else f"; full in {hours:.0f} h"
         return f"of {size(memory.limit).replace('.0 ', ' ')}{left}"
 
     def mean_hour(self) -> int | None:

@@ -112,17 +112,14 @@ def memory_words(memory: Memory) -> str:
     elif memory.hours_left is None:
         grows = "Redis does not grow: over the last hour, as far as it was watched."
     else:
-        grows = (
-            f"Redis grows by {size(round(memory.bytes_per_hour))} per hour; so its limit is {hours_words(memory)} away."
-        )
+        grows = f"Redis grows by {size(round(memory.bytes_per_hour))} per hour; so its limit is {_hours(memory)} away."
     return (
         f"{grows} From 90 % of the limit on, entries that every handler has taken go early. If that is not enough, "
         "Redis refuses new events: applications keep them, then spool them to disk, then shed and count them."
     )
 
 
-def hours_words(memory: Memory) -> str:
-    """Return how long Redis's memory lasts."""
+def _hours(memory: Memory) -> str:
     hours = memory.hours_left or 0
     return f"{hours / 24:,.0f} days" if hours > _TWO_DAYS_H else f"{hours:.1f} hours"
 
