@@ -43,6 +43,7 @@ HISTORY_S: Final = 2.0
 PATIENCE_S: Final = 30.0
 """How much longer a storm may take until every fault has happened once."""
 
+CALM_S: Final = 3.0
 TIMEOUT_S: Final = 120.0
 LOOKS: Final = 8
 """How often equality is asked for at the end: the last commits may be under way."""
@@ -125,6 +126,8 @@ class Storm:
             elif not self.happened[name]:
                 wanting.append(name)
             time.sleep(self._dice.uniform(0.2, 1.0))
+        # What the last rollback took is sent again, as by producers that live.
+        time.sleep(CALM_S)
         self._appender.stop()
         self.happened["events"] = events_in(self._appender.record)
 
