@@ -5,7 +5,6 @@ Keeps:
 - It is never silent about why it shows nothing.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,11 +167,7 @@ def tail(
         asked = _asked(filters, since, lines, follow)
         async with open_session(Place(namespace, redis_url)) as opened:
             out = _Lines(_Json() if as_json else _Text())
-            try:
-                await _Tail(opened, asked, out).run()
-            except BrokenPipeError:
-                # Whoever read it has enough; what Python would still flush goes nowhere.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            await _Tail(opened, asked, out).run()
         return 0
 
     run_until_interrupted(command)
