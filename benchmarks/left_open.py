@@ -6,7 +6,6 @@ how many elements it has; the memory of the process that serves it. Without a Ch
 that nobody draws.
 """
 
-import subprocess
 import sys
 import threading
 import time
@@ -18,9 +17,9 @@ from typing import Final
 import httpx
 
 import sidestream
-from benchmarks.harness import ROOT, Run, main, say
-from benchmarks.looked_at import KEYS, PARTITIONS, WHY, about, command_line, fill, page, resident_mib, spending
-from benchmarks.surroundings import RealServer, real_server
+from benchmarks.harness import Run, main, say
+from benchmarks.looked_at import KEYS, PARTITIONS, WHY, about, fill, page, resident_mib, spending
+from benchmarks.surroundings import RealServer, real_server, running
 from benchmarks.traffic import new_session, report, sizes
 from tests.browser.chromium import Chromium, Tab, chromium, found_chromium
 
@@ -44,7 +43,7 @@ def measure(run: Run) -> None:
     with real_server(aof=True) as server, ExitStack() as stack:
         run.server = server.about
         fill(run, server, sessions)
-        stack.enter_context(_worker(server))
+        stack.enter_context(running(server, KEYS, "worker", "--handlers", "metrics,cost"))
         stack.enter_context(_application(server))
         address, pid = stack.enter_context(page(server))
         if run.quick or found_chromium() is None:
@@ -113,21 +112,6 @@ def _opened(browser: Chromium, address: str, view: str) -> Tab:
     tab.open(f"{address}{'' if view == 'overview' else view}")
     tab.wait(f"{UPDATES} >= 1")
     return tab
-
-
-@contextmanager
-def _worker(server: RealServer) -> Generator[None]:
-    process = subprocess.Popen(
-        command_line(server, "worker", "--handlers", "metrics,cost"),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager

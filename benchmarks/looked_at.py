@@ -5,8 +5,6 @@ The state is the worst case for whoever looks: each of its 24 hours has all cell
 
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
@@ -18,8 +16,8 @@ from typing import Final
 import anyio
 import httpx
 
-from benchmarks.harness import ROOT, Plain, Run, say
-from benchmarks.surroundings import START_S, RealServer, connected
+from benchmarks.harness import Plain, Run, say
+from benchmarks.surroundings import START_S, RealServer, connected, running
 from benchmarks.traffic import SEED, new_session
 from consumers.runtime.run import Worker
 from pipeline.connection import AsyncServer, RedisSettings, Server
@@ -101,24 +99,12 @@ async def _fold(url: str) -> int:
         await server.aclose()
 
 
-def command_line(server: RealServer, *command: str) -> list[str]:
-    """Return a command of ours on what is looked at."""
-    where = ["--redis-url", server.url, "--namespace", KEYS.namespace]
-    return [sys.executable, "-m", "sidestream", *command, *where]
-
-
 @contextmanager
 def page(server: RealServer) -> Generator[tuple[str, int]]:
     """Serve the page, and give its address and its process."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "address"
-        process = subprocess.Popen(
-            command_line(server, "dashboard", "--port", "0", "--ready-file", str(ready)),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with running(server, KEYS, "dashboard", "--port", "0", "--ready-file", str(ready)) as process:
             until_s = time.monotonic() + START_S
             while not ready.exists():
                 if process.poll() is not None or time.monotonic() > until_s:
@@ -128,9 +114,6 @@ def page(server: RealServer) -> Generator[tuple[str, int]]:
             # It listens before it answers: that is not what is measured.
             httpx.get(f"{address}assets/icon.svg", trust_env=False, timeout=START_S)
             yield address, process.pid
-        finally:
-            process.terminate()
-            process.wait()
 
 
 @dataclass

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 from benchmarks.harness import ROOT
 from pipeline.connection import RedisSettings, Server, parse_info, server_facts
 from pipeline.errors import SidestreamError
+from pipeline.keys import Keys
 from sidestream.embedded import locate_server
 
 START_S: Final = 20.0
@@ -94,6 +95,25 @@ def _introduced(path: Path, durability: str) -> str:
             time.sleep(0.01)
         else:
             return f"{facts.product} {facts.version}, unix socket, {durability}"
+
+
+def command_line(server: RealServer, keys: Keys, *command: str) -> list[str]:
+    """Return a command of ours on a namespace of a server."""
+    where = ["--redis-url", server.url, "--namespace", keys.namespace]
+    return [sys.executable, "-m", "sidestream", *command, *where]
+
+
+@contextmanager
+def running(server: RealServer, keys: Keys, *command: str) -> Generator[subprocess.Popen[bytes]]:
+    """Run a command of ours in a process of its own, and end it."""
+    process = subprocess.Popen(
+        command_line(server, keys, *command), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.harness import ROOT, Run, main, quantile, say
-from benchmarks.looked_at import WHY, about, command_line, fill, resident_mib, spending
-from benchmarks.surroundings import START_S, RealServer, real_server
+from benchmarks.looked_at import KEYS, WHY, about, fill, resident_mib, spending
+from benchmarks.surroundings import START_S, RealServer, command_line, real_server
 
 COLUMNS, ROWS = 120, 40
 EVERY: Final = "2s"
@@ -76,7 +76,7 @@ def _terminal(server: RealServer, *command: str) -> Generator[_Terminal]:
     own, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     process = subprocess.Popen(
-        command_line(server, *command), cwd=ROOT, stdin=its, stdout=its, stderr=subprocess.DEVNULL,
+        command_line(server, KEYS, *command), cwd=ROOT, stdin=its, stdout=its, stderr=subprocess.DEVNULL,
         env={**os.environ, "TERM": "xterm-256color"},
     )  # fmt: skip
     os.close(its)
@@ -118,7 +118,7 @@ def _again(run: Run, server: RealServer, command: str, times: int) -> None:
         for _ in range(times):
             began_s = time.perf_counter()
             answer = subprocess.run(
-                command_line(server, *command.split()), cwd=ROOT, capture_output=True, check=False, timeout=60
+                command_line(server, KEYS, *command.split()), cwd=ROOT, capture_output=True, check=False, timeout=60
             )
             took_ms.append((time.perf_counter() - began_s) * 1_000)
             run.require(answer.returncode == 0 and bool(answer.stdout), f"{command}: {answer.stderr.decode()}")

@@ -8,19 +8,16 @@ before and while `sidestream replay run` computes that history anew in a third p
 """
 
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Final
 
 import sidestream
 from benchmarks.counting import LOADS, fill, make_events
-from benchmarks.harness import ROOT, Run, main, quantile, say
-from benchmarks.surroundings import RealServer, connected, real_server
+from benchmarks.harness import Run, main, quantile, say
+from benchmarks.surroundings import RealServer, connected, real_server, running
 from benchmarks.traffic import CALL_SHAPE, new_session, report, sizes
 from pipeline.connection import Server
 from pipeline.keys import Keys
@@ -54,7 +51,7 @@ def measure(run: Run) -> None:
         "event_shape": CALL_SHAPE,
     }
     for rate in rates:
-        with real_server(aof=True) as server, _running(server, "worker", "--handlers", "metrics,cost"):
+        with real_server(aof=True) as server, running(server, KEYS, "worker", "--handlers", "metrics,cost"):
             run.server = server.about
             say(f"  {rate:,}/s")
             _rate(run, server, rate, seconds)
@@ -65,32 +62,17 @@ def _beside_a_replay(run: Run, seconds: float) -> None:
     """Report at one rate, first alone and then while history is computed anew."""
     some = make_events(LOADS[0], run.sized(100_000, 2_000))
     history = len(some) * run.sized(20, 1)
-    with real_server(aof=True) as server, _running(server, "worker", "--handlers", "metrics"):
+    with real_server(aof=True) as server, running(server, KEYS, "worker", "--handlers", "metrics"):
         for _ in range(history // len(some)):
             fill(run, server, some)
         say(f"  behind {history:,} events")
         held = _rate(run, server, REPLAYED_RATE, seconds, history, ", before a replay")
         say("  beside a replay")
-        with _running(server, "replay", "run", "--handler", "metrics") as replay:
+        with running(server, KEYS, "replay", "run", "--handler", "metrics") as replay:
             _rate(run, server, REPLAYED_RATE, seconds, held, ", while history is replayed")
             if not run.quick:
                 run.require(replay.poll() is None, "the replay ended before the measurement did")
             run.require(replay.wait(timeout=10 * PATIENCE_S) == 0, "the replay failed")
-
-
-@contextmanager
-def _running(server: RealServer, *command: str) -> Generator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sidestream", *command, "--namespace", KEYS.namespace, "--redis-url", server.url],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _rate(  # noqa: PLR0913, PLR0917 - how fast, how long, behind what, under what name
